@@ -13,6 +13,8 @@ fn main() -> Result<()> {
     // SAFETY: a build script's `main` runs alone; no other thread reads the environment yet.
     // The BPF target has no prebuilt core library; building one asks a stable compiler for an unstable option.
     unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
+    // SAFETY: as above. Without it, each crate that the inner cargo compiles comes out as a warning of the outer one.
+    unsafe { std::env::set_var("CARGO_TERM_QUIET", "true") };
     aya_build::build_ebpf(
         [Package {
             name: "f2b-ebpf",

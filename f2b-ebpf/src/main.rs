@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use aya_log_ebpf::debug;
+use aya_log_ebpf::info;
 use f2b_ebpf::{
     BanEntry, BanKey, Counters, MAX_BANS,
     packet::{self, Source},
@@ -65,7 +65,7 @@ fn judge(ctx: &XdpContext) -> Verdict {
     // SAFETY: as above.
     unsafe { increment(packets) };
     // Compiled in, but the verifier removes it as dead code unless the agent loads the program with logging on.
-    debug!(ctx, "dropped a packet from {:i}", key.addr);
+    info!(ctx, "dropped a packet from {:i}", key.addr);
     Verdict::Dropped
 }
 

@@ -1,1 +1,36 @@
-pub fn x(){}
+//! f2b: fail2ban, with its bans enforced by eBPF.
+//!
+//! The data's way, and the module for each step:
+//!
+//! ```text
+//! journal ─▶ Line ─▶ filter ─▶ Failure ─▶ jail ─▶ Ban ─▶ ban set ─▶ kernel map ─▶ XDP_DROP
+//! ```
+//!
+//! Layout:
+//! - [`cli`]: the command line, one file a command
+//! - [`config`]: fail2ban's configuration dialect as written → the checked settings of every jail
+//! - [`source`]: the journal as [`source::Line`]s, in order
+//! - [`filter`]: fail2ban's expressions → what is a failure, and whose
+//! - [`jail`]: one jail's decision: ignore rules, find window, ban time
+//! - [`ban`]: the set of all bans, counted by who asked, ordered by their end
+//! - [`xdp`]: the only user of aya: load, attach, pin, insert, remove, counters
+//! - [`net`]: interfaces, routes and own addresses, from rtnetlink
+//! - [`store`]: what outlives the process: bans and who asked for them (SQLite)
+//! - [`control`]: requests to the running agent, and its answers
+//! - [`agent`]: one event loop that owns jails, ban set, map and store
+//!
+//! Deliberately absent: I/O or a clock in decisions (`filter`, `jail`, `ban` take `now` as an argument); aya outside
+//! `xdp`; a second place that renders a journal entry or decides a ban; a process spawned between a failure and its
+//! ban.
+
+pub mod agent;
+pub mod ban;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod filter;
+pub mod jail;
+pub mod net;
+pub mod source;
+pub mod store;
+pub mod xdp;

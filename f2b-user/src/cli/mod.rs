@@ -1,0 +1,115 @@
+//! The command line, one file a command. `main` decides the exit code, once.
+
+mod ban;
+mod banned;
+mod detach;
+mod reload;
+mod run;
+mod status;
+mod unban;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::{Answer, DEFAULT_SOCKET, Request, client};
+
+/// fail2ban, with its bans enforced by eBPF: banned addresses are dropped in the network driver.
+#[derive(Debug, Parser)]
+#[command(name = "f2b", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Accepted by every command, before or after its name.
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// The agent's control socket
+    #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Configuration directory [default: /etc/f2b if it exists, else built in]
+    #[arg(short = 'c', global = true, value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent: read the journal, ban, enforce
+    Run(run::Run),
+    /// Show what the agent does, or what one jail does
+    Status(status::Status),
+    /// List all bans
+    Banned,
+    /// Ban addresses in a jail's name, for its bantime
+    Ban(ban::Ban),
+    /// Free addresses, whoever banned them
+    Unban(unban::Unban),
+    /// Make the agent read its configuration again
+    Reload,
+    /// Remove the XDP programs and all bans from the kernel
+    Detach(detach::Detach),
+}
+
+/// Parses the command line, runs the command, prints its error.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `f2b banned | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // When even stderr is gone, the exit code still tells.
+            drop(writeln!(io::stderr(), "f2b: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Run(command) => command.run(cli.global),
+        Command::Status(command) => command.run(&cli.global),
+        Command::Banned => banned::run(&cli.global),
+        Command::Ban(command) => command.run(&cli.global),
+        Command::Unban(command) => command.run(&cli.global),
+        Command::Reload => reload::run(&cli.global),
+        Command::Detach(command) => command.run(&cli.global),
+    }
+}
+
+impl Global {
+    /// Asks the agent; with `--json`, prints its answer as it is and returns `None`.
+    fn ask(&self, request: &Request) -> Result<Option<Answer>> {
+        let answer = client::ask(&self.socket, request)?;
+        if self.json {
+            print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))?;
+            return Ok(None);
+        }
+        Ok(Some(answer))
+    }
+}
+
+/// An answer to another question than was asked.
+fn unexpected(answer: &Answer) -> anyhow::Error {
+    anyhow::anyhow!("the agent answers something else ({answer:?}); is it another version of f2b?")
+}
+
+fn print(text: &str) -> Result<()> {
+    io::stdout().lock().write_all(text.as_bytes()).context("writing the output")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,100 @@
+use std::{path::PathBuf, time::SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use super::Global;
+use crate::{
+    agent::Agent,
+    config::Config,
+    control::server::ControlSocket,
+    net::Net,
+    store::Store,
+    xdp::{self, DEFAULT_PIN_DIR, DryRun, Kernel, Mode},
+};
+
+#[derive(Args, Debug)]
+pub(super) struct Run {
+    /// Interface to protect; may be repeated [default: those of the default routes]
+    #[arg(short, long = "interface", value_name = "IFACE")]
+    interfaces: Vec<String>,
+    /// Where frames are checked: in the driver, in the network stack, or the best that works
+    #[arg(long, value_enum, default_value = "auto")]
+    mode: ModeArg,
+    /// Where bans are remembered
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/f2b")]
+    state_dir: PathBuf,
+    /// Where program and maps are pinned, on a BPF file system
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pin_dir: PathBuf,
+    /// Decide everything, enforce nothing; needs no root
+    #[arg(long)]
+    dry_run: bool,
+    /// Log every dropped packet (for debugging: a flood floods the log)
+    #[arg(long)]
+    log_drops: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeArg {
+    Auto,
+    Native,
+    Generic,
+}
+
+impl Run {
+    #[tokio::main(flavor = "current_thread")]
+    pub(super) async fn run(self, global: Global) -> Result<()> {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(false)
+            .with_writer(std::io::stderr)
+            .init();
+
+        let config = Config::load(global.config.as_deref())?;
+        info!(origin = config.origin, jails = config.jails.len(), "Read the configuration");
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        if config.jails.is_empty() {
+            bail!("no jail is enabled in {}; enable one with `enabled = true`", config.origin);
+        }
+        let net = Net::new()?;
+        let now = SystemTime::now();
+        if self.dry_run {
+            let socket = ControlSocket::bind(&global.socket)?;
+            info!("Dry run: deciding everything, enforcing nothing");
+            let agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config, now);
+            return agent.dry_run().run(socket, net).await;
+        }
+        let socket = ControlSocket::bind(&global.socket)?;
+        let kernel = Kernel::open(self.kernel(), &net).await?;
+        let store = match Store::open(&self.state_dir) {
+            Ok(store) => store,
+            Err(error) => {
+                warn!("Bans are not remembered across a reboot: {error:#}");
+                Store::in_memory().context("opening a store in memory")?
+            }
+        };
+        let mut agent = Agent::new(config, kernel, store, global.config, now);
+        agent.restore(now)?;
+        agent.map().attach()?;
+        agent.run(socket, net).await
+    }
+
+    fn kernel(&self) -> xdp::Options {
+        xdp::Options {
+            interfaces: self.interfaces.clone(),
+            mode: match self.mode {
+                ModeArg::Auto => None,
+                ModeArg::Native => Some(Mode::Native),
+                ModeArg::Generic => Some(Mode::Generic),
+            },
+            pin_dir: self.pin_dir.clone(),
+            log_drops: self.log_drops,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Requests to the running agent and its answers: one JSON object a line, over a socket that only root can open.
+
+pub mod client;
+pub mod server;
+
+use std::{net::IpAddr, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ban::Until, xdp::AttachedInterface};
+
+/// Where the agent listens unless `--socket` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/f2b/f2b.sock";
+
+/// Longest request or answer: enough for a million bans, not enough to exhaust memory.
+const MAX_FRAME: u64 = 256 * 1024 * 1024;
+
+/// What can be asked of the agent.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "request")]
+pub enum Request {
+    Status,
+    JailStatus { jail: String },
+    Banned,
+    Ban { jail: String, addresses: Vec<IpAddr> },
+    Unban { addresses: Vec<IpAddr> },
+    UnbanAll,
+    Reload,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    Status(Status),
+    JailStatus(JailStatus),
+    Banned {
+        bans: Vec<BanInfo>,
+    },
+    /// The end of the new bans, and what was not banned and why.
+    BanDone {
+        until: Until,
+        banned: Vec<IpAddr>,
+        refused: Vec<Refused>,
+    },
+    /// The addresses that were banned and are free now.
+    Unbanned {
+        addresses: Vec<IpAddr>,
+    },
+    Reloaded {
+        warnings: Vec<String>,
+    },
+    Error {
+        message: String,
+    },
+}
+
+/// `f2b status`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    pub jails: Vec<String>,
+    pub interfaces: Vec<AttachedInterface>,
+    /// Addresses banned now, and how many fit.
+    pub banned: usize,
+    pub capacity: u32,
+    pub packets: Packets,
+    pub dry_run: bool,
+    pub started: SystemTime,
+}
+
+/// Frames by verdict since the maps were made; see [`f2b_ebpf::Counters`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Packets {
+    pub passed: u64,
+    pub dropped: u64,
+    pub lapsed: u64,
+    pub not_ip: u64,
+    pub malformed: u64,
+}
+
+impl From<f2b_ebpf::Counters> for Packets {
+    fn from(counters: f2b_ebpf::Counters) -> Self {
+        let f2b_ebpf::Counters { passed, dropped, lapsed, not_ip, malformed } = counters;
+        Self { passed, dropped, lapsed, not_ip, malformed }
+    }
+}
+
+/// `f2b status JAIL`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct JailStatus {
+    pub jail: String,
+    pub currently_failed: usize,
+    pub total_failed: u64,
+    pub journal_matches: String,
+    pub currently_banned: usize,
+    pub total_banned: u64,
+    /// Soonest end first.
+    pub banned: Vec<IpAddr>,
+}
+
+/// One ban, as `f2b banned` lists it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BanInfo {
+    pub address: IpAddr,
+    /// Who asked for it: jails, or `(kernel)` for one found in the map.
+    pub jails: Vec<String>,
+    pub until: Until,
+    /// Packets dropped because of it.
+    pub packets: u64,
+}
+
+/// An address that was not banned.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refused {
+    pub address: IpAddr,
+    pub reason: String,
+}

@@ -1,0 +1,437 @@
+//! The systemd journal: one reader on its own thread for all jails.
+//!
+//! journald announces new entries at most every 250 ms, but they are visible in its mapped files at once. So the
+//! reader asks for the next entry every few milliseconds instead of waiting to be told.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+use systemd::journal::{Journal, OpenOptions};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{
+    Line,
+    unit::{self, How, Resolved},
+};
+
+/// How often the reader looks while entries arrive: the median delay is half of it.
+const POLL_ACTIVE: Duration = Duration::from_millis(5);
+/// How often it looks when there was nothing for [`IDLE_AFTER`].
+const POLL_IDLE: Duration = Duration::from_millis(20);
+const IDLE_AFTER: Duration = Duration::from_secs(30);
+/// How often libsystemd may look for rotated, new and removed journal files.
+const PROCESS_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before opening a journal that is not there, or that failed, again.
+const REOPEN_AFTER: Duration = Duration::from_millis(250);
+/// Lines given to the agent in one go, so that catching up does not wake it once a line.
+const BATCH: usize = 256;
+/// Longest field that libsystemd hands out; the rest is cut. Filters look at less.
+const FIELD_BYTES: usize = 16 * 1024;
+
+/// A `journalmatch`: alternatives (`+`, or several lines) of groups. Within a group, values of one field are
+/// alternatives and different fields must all hold.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct JournalMatch {
+    groups: Vec<Vec<(String, String)>>,
+}
+
+impl JournalMatch {
+    /// Parses `FIELD=value FIELD=value + FIELD=value`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut groups = vec![Vec::new()];
+        for line in text.lines() {
+            groups.push(Vec::new());
+            for term in line.split_whitespace() {
+                if term == "+" {
+                    groups.push(Vec::new());
+                    continue;
+                }
+                let Some((field, value)) = term.split_once('=') else {
+                    bail!("journalmatch: \"{term}\" is not FIELD=value");
+                };
+                if let Some(group) = groups.last_mut() {
+                    group.push((field.to_owned(), value.to_owned()));
+                }
+            }
+        }
+        groups.retain(|group| !group.is_empty());
+        if groups.is_empty() {
+            bail!("journalmatch is empty; write for example _SYSTEMD_UNIT=sshd.service");
+        }
+        Ok(Self { groups })
+    }
+
+    /// The units that it names.
+    fn units(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().flatten().filter(|(field, _)| field == UNIT).map(|(_, value)| value.as_str())
+    }
+
+    /// With every unit replaced by the names that it has in the journal.
+    fn with_units(&self, names_of: impl Fn(&str) -> Vec<String>) -> Self {
+        let terms = |(field, value): &(String, String)| -> Vec<(String, String)> {
+            let values = if field == UNIT { names_of(value) } else { vec![value.clone()] };
+            values.into_iter().map(|value| (field.clone(), value)).collect()
+        };
+        Self { groups: self.groups.iter().map(|group| group.iter().flat_map(terms).collect()).collect() }
+    }
+
+    /// Whether an entry with these fields satisfies it.
+    fn accepts(&self, entry: &Entry) -> bool {
+        self.groups.iter().any(|group| {
+            group.iter().all(|(field, _)| {
+                let alternatives = group.iter().filter(|(other, _)| other == field);
+                alternatives.into_iter().any(|(field, value)| entry.matched.contains(field, value))
+            })
+        })
+    }
+}
+
+impl fmt::Display for JournalMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, group) in self.groups.iter().enumerate() {
+            if n > 0 {
+                f.write_str(" + ")?;
+            }
+            for (n, (field, value)) in group.iter().enumerate() {
+                let space = if n > 0 { " " } else { "" };
+                write!(f, "{space}{field}={value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const UNIT: &str = "_SYSTEMD_UNIT";
+
+/// Which fields of an entry some match asked for, and their values.
+#[derive(Debug, Default)]
+struct Matched(Vec<(String, String)>);
+
+impl Matched {
+    fn contains(&self, field: &str, value: &str) -> bool {
+        self.0.iter().any(|(f, v)| f == field && v == value)
+    }
+}
+
+/// The fields of one entry that matter, in buffers that are used again for the next one.
+#[derive(Debug, Default)]
+struct Entry {
+    hostname: String,
+    identifier: String,
+    comm: String,
+    syslog_pid: String,
+    pid: String,
+    message: String,
+    matched: Matched,
+}
+
+impl Entry {
+    /// Reads the journal's current entry, each field once.
+    fn read(&mut self, journal: &mut Journal, wanted: &[String]) -> systemd::Result<()> {
+        for buffer in [
+            &mut self.hostname,
+            &mut self.identifier,
+            &mut self.comm,
+            &mut self.syslog_pid,
+            &mut self.pid,
+            &mut self.message,
+        ] {
+            buffer.clear();
+        }
+        self.matched.0.clear();
+        journal.restart_data();
+        while let Some(field) = journal.enumerate_data()? {
+            let value = field.value().unwrap_or_default();
+            let buffer = match field.name() {
+                b"_HOSTNAME" => Some(&mut self.hostname),
+                b"SYSLOG_IDENTIFIER" => Some(&mut self.identifier),
+                b"_COMM" => Some(&mut self.comm),
+                b"SYSLOG_PID" => Some(&mut self.syslog_pid),
+                b"_PID" => Some(&mut self.pid),
+                b"MESSAGE" => Some(&mut self.message),
+                _ => None,
+            };
+            if let Some(buffer) = buffer {
+                buffer.clear();
+                buffer.push_str(&String::from_utf8_lossy(value));
+            }
+            if let Some(name) = wanted.iter().find(|name| name.as_bytes() == field.name()) {
+                self.matched.0.push((name.clone(), String::from_utf8_lossy(value).into_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// `HOST IDENT[PID]: MESSAGE`, as fail2ban renders an entry (`server/filtersystemd.py`).
+    fn text(&self) -> String {
+        let first = |a: &str, b: &str| if a.is_empty() { b.to_owned() } else { a.to_owned() };
+        let identifier = first(&self.identifier, &self.comm);
+        let pid = first(&self.syslog_pid, &self.pid);
+        let pid = if pid.is_empty() { pid } else { format!("[{pid}]") };
+        let mut text = String::with_capacity(self.message.len() + 64);
+        for part in [&self.hostname, " ", &identifier, &pid, ": ", self.message.trim_end()] {
+            text.push_str(part);
+        }
+        text
+    }
+}
+
+/// Where a reader starts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Position {
+    Since(SystemTime),
+    /// After the entry with this cursor.
+    After(String),
+}
+
+/// What the reader tells the agent.
+#[derive(Debug)]
+pub struct Batch {
+    pub lines: Vec<Line>,
+    /// The position after these lines.
+    pub cursor: String,
+}
+
+/// A running reader. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct Reader {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Starts to read the entries that `jails` ask for, from `position` on, into `lines`. A full channel makes the
+    /// reader wait; the journal keeps what it has not read.
+    pub fn start(
+        jails: Vec<(String, JournalMatch)>,
+        position: Position,
+        lines: mpsc::Sender<Batch>,
+    ) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = Worker { jails, position, lines, stop: Arc::clone(&stop) };
+        let thread = thread::Builder::new().name("journal".into()).spawn(move || worker.run());
+        Ok(Self { stop, thread: Some(thread.context("starting the journal reader")?) })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // The thread may wait for room in the channel, which the agent that drops us no longer makes: it must not be
+        // joined. It ends by itself when the channel closes or at its next look.
+        drop(self.thread.take());
+    }
+}
+
+struct Worker {
+    jails: Vec<(String, JournalMatch)>,
+    position: Position,
+    lines: mpsc::Sender<Batch>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Why a session with the journal ended.
+enum End {
+    Stopped,
+    Failed(anyhow::Error),
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut waiting = false;
+        while !self.stopped() {
+            match open() {
+                Ok(Some(journal)) => {
+                    waiting = false;
+                    match self.follow(journal) {
+                        End::Stopped => return,
+                        End::Failed(error) => warn!("The journal reader failed and starts again: {error:#}"),
+                    }
+                }
+                Ok(None) if waiting => {}
+                Ok(None) => {
+                    waiting = true;
+                    warn!(
+                        "There is no journal yet (neither /var/log/journal nor /run/log/journal); waiting for it"
+                    );
+                }
+                Err(error) => warn!("The journal cannot be opened, trying again: {error:#}"),
+            }
+            thread::sleep(REOPEN_AFTER);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.lines.is_closed()
+    }
+
+    fn follow(&mut self, mut journal: Journal) -> End {
+        match self.prepare(&mut journal) {
+            Ok(jails) => match self.read_all(&mut journal, &jails) {
+                Ok(()) => End::Stopped,
+                Err(error) => End::Failed(error),
+            },
+            Err(error) => End::Failed(error),
+        }
+    }
+
+    /// Resolves units, adds all jails' matches and goes to the start; returns the jails with their units resolved.
+    fn prepare(&self, journal: &mut Journal) -> Result<Vec<(String, JournalMatch)>> {
+        journal.set_data_threshold(FIELD_BYTES)?;
+        let held = units_held(journal).context("listing the units in the journal")?;
+        let mut jails = Vec::new();
+        for (jail, wanted) in &self.jails {
+            for unit in wanted.units() {
+                report(jail, unit, &resolve(unit, &held));
+            }
+            jails.push((jail.clone(), wanted.with_units(|unit| resolve(unit, &held).names)));
+        }
+        for group in jails.iter().flat_map(|(_, wanted)| &wanted.groups) {
+            for (field, value) in group {
+                journal.match_add(field, value.as_str())?;
+            }
+            journal.match_or()?;
+        }
+        match &self.position {
+            Position::After(cursor) => {
+                journal.seek_cursor(cursor.as_str())?;
+                // The cursor's own entry was read; when it is gone, the next one there is has not been.
+                if journal.next()? > 0 && !journal.test_cursor(cursor.as_str())? {
+                    journal.previous()?;
+                }
+            }
+            Position::Since(time) => {
+                let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                journal.seek_realtime_usec(u64::try_from(since.as_micros())?)?;
+            }
+        }
+        Ok(jails)
+    }
+
+    fn read_all(&mut self, journal: &mut Journal, jails: &[(String, JournalMatch)]) -> Result<()> {
+        let mut wanted: Vec<String> = jails
+            .iter()
+            .flat_map(|(_, m)| m.groups.iter().flatten().map(|(field, _)| field.clone()))
+            .collect();
+        wanted.sort();
+        wanted.dedup();
+        let mut entry = Entry::default();
+        let mut last_entry = Instant::now();
+        let mut last_process = Instant::now();
+        while !self.stopped() {
+            let mut lines = Vec::new();
+            let mut read = 0;
+            while read < BATCH && journal.next()? > 0 {
+                read += 1;
+                entry.read(journal, &wanted)?;
+                let time = SystemTime::UNIX_EPOCH + Duration::from_micros(journal.timestamp_usec()?);
+                let takers = jails.iter().filter(|(_, wanted)| wanted.accepts(&entry));
+                lines.extend(takers.map(|(jail, _)| Line { jail: jail.clone(), time, text: entry.text() }));
+            }
+            if read > 0 {
+                let cursor = journal.cursor()?;
+                self.position = Position::After(cursor.clone());
+                if self.lines.blocking_send(Batch { lines, cursor }).is_err() {
+                    return Ok(());
+                }
+                last_entry = Instant::now();
+                continue;
+            }
+            if last_process.elapsed() > PROCESS_EVERY {
+                journal.process()?;
+                last_process = Instant::now();
+            }
+            thread::sleep(if last_entry.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE });
+        }
+        Ok(())
+    }
+}
+
+/// The system's journal, or `None` if it has no files yet.
+fn open() -> Result<Option<Journal>> {
+    let journal = OpenOptions::default().system(true).local_only(true).open()?;
+    let there = journal.has_persistent_files()? || journal.has_runtime_files()?;
+    Ok(there.then_some(journal))
+}
+
+/// The units that the journal holds entries of.
+fn units_held(journal: &mut Journal) -> systemd::Result<Vec<String>> {
+    journal.query_unique(UNIT)?;
+    let mut units = Vec::new();
+    while let Some(field) = journal.enumerate_unique()? {
+        units.push(String::from_utf8_lossy(field.value().unwrap_or_default()).into_owned());
+    }
+    Ok(units)
+}
+
+fn resolve(unit: &str, held: &[String]) -> Resolved {
+    unit::resolve(unit, unit::ask_systemd(unit).as_deref(), held)
+}
+
+fn report(jail: &str, unit: &str, resolved: &Resolved) {
+    let names = resolved.names.join(", ");
+    match resolved.how {
+        How::Systemd => info!(jail, unit, "Following {names}: systemd's names for the unit"),
+        How::Journal => info!(jail, unit, "Following {names}: what the journal holds of the unit"),
+        How::Guess => info!(jail, unit, "Following {names}: the journal holds no entry of either yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(fields: &[(&str, &str)]) -> Entry {
+        let fields = fields.iter().map(|(field, value)| ((*field).to_owned(), (*value).to_owned()));
+        Entry { matched: Matched(fields.collect()), ..Entry::default() }
+    }
+
+    #[test]
+    fn fields_of_one_name_are_alternatives_and_different_ones_must_all_hold() {
+        let wanted =
+            JournalMatch::parse("_SYSTEMD_UNIT=a.service _SYSTEMD_UNIT=b.service _UID=0 + _COMM=sshd")
+                .unwrap();
+        assert!(wanted.accepts(&entry(&[("_SYSTEMD_UNIT", "b.service"), ("_UID", "0")])));
+        assert!(!wanted.accepts(&entry(&[("_SYSTEMD_UNIT", "b.service"), ("_UID", "1000")])));
+        assert!(wanted.accepts(&entry(&[("_COMM", "sshd")])));
+        assert!(!wanted.accepts(&entry(&[])));
+    }
+
+    #[test]
+    fn what_is_no_journalmatch_is_refused() {
+        for text in ["", "+", "sshd.service"] {
+            assert!(JournalMatch::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn units_are_replaced_by_their_names() {
+        let wanted = JournalMatch::parse("_SYSTEMD_UNIT=sshd.service _UID=0").unwrap();
+        let resolved = wanted.with_units(|_| vec!["ssh.service".into(), "sshd.service".into()]);
+        assert_eq!(resolved.to_string(), "_SYSTEMD_UNIT=ssh.service _SYSTEMD_UNIT=sshd.service _UID=0");
+    }
+
+    #[test]
+    fn an_entry_is_rendered_as_fail2ban_renders_it() {
+        let mut entry = Entry {
+            hostname: "vm".into(),
+            comm: "sshd".into(),
+            pid: "42".into(),
+            message: "Failed password\n".into(),
+            ..Entry::default()
+        };
+        assert_eq!(entry.text(), "vm sshd[42]: Failed password");
+        entry.identifier = "sshd-session".into();
+        entry.syslog_pid = "7".into();
+        assert_eq!(entry.text(), "vm sshd-session[7]: Failed password");
+    }
+}

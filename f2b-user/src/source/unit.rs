@@ -1,0 +1,119 @@
+//! Units go by several names: the jail says `sshd.service`, Debian's journal says `ssh.service`. Here is decided which
+//! names a jail's unit is followed by.
+
+use std::{path::Path, process::Command};
+
+/// What `_SYSTEMD_UNIT=` is followed by in place of one name, and how that was found out.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Resolved {
+    /// At least one name.
+    pub names: Vec<String>,
+    pub how: How,
+}
+
+/// How a unit's names were found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum How {
+    /// systemd knows the unit and named it.
+    Systemd,
+    /// No systemd to ask: the journal holds entries of these units.
+    Journal,
+    /// Nobody knows yet: every name it may have is followed.
+    Guess,
+}
+
+/// The names to follow for `unit`: those that systemd says (`None` without systemd), else those of its possible names
+/// that the journal holds, else all of them.
+pub fn resolve(unit: &str, from_systemd: Option<&[String]>, in_journal: &[String]) -> Resolved {
+    if let Some(names) = from_systemd
+        && !names.is_empty()
+    {
+        return Resolved { names: names.to_vec(), how: How::Systemd };
+    }
+    let possible = possible_names(unit);
+    let held: Vec<String> = in_journal
+        .iter()
+        .filter(|held| possible.iter().any(|name| is_or_instance(held, name)))
+        .cloned()
+        .collect();
+    if held.is_empty() {
+        Resolved { names: possible, how: How::Guess }
+    } else {
+        Resolved { names: held, how: How::Journal }
+    }
+}
+
+/// The name itself, then with or without the daemon's `d`: distributions differ in just that for ssh, cron, http, ….
+fn possible_names(unit: &str) -> Vec<String> {
+    let Some((stem, kind)) = unit.rsplit_once('.') else {
+        return vec![unit.to_owned()];
+    };
+    let other = stem.strip_suffix('d').map_or_else(|| format!("{stem}d"), str::to_owned);
+    vec![unit.to_owned(), format!("{other}.{kind}")]
+}
+
+/// Whether `held` is the unit `name` or one of its instances (`postfix@-.service` of `postfix.service`).
+fn is_or_instance(held: &str, name: &str) -> bool {
+    let instance_of = |(stem, kind): (&str, &str)| {
+        let rest = held.strip_prefix(stem)?.strip_prefix('@')?;
+        rest.strip_suffix(kind)?.strip_suffix('.')
+    };
+    held == name || name.rsplit_once('.').and_then(instance_of).is_some()
+}
+
+/// All names that the running systemd knows for `unit`; `None` if there is no systemd or it does not know the unit.
+pub fn ask_systemd(unit: &str) -> Option<Vec<String>> {
+    // The directory that sd_booted(3) looks for.
+    if !Path::new("/run/systemd/system").exists() {
+        return None;
+    }
+    let output =
+        Command::new("systemctl").args(["show", "--property=LoadState,Names", "--", unit]).output().ok()?;
+    names_in(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Reads `systemctl show`'s answer.
+fn names_in(answer: &str) -> Option<Vec<String>> {
+    let property = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    (property("LoadState")? == "loaded").then_some(())?;
+    Some(property("Names")?.split_whitespace().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn systemd_is_believed() {
+        let known = names(&["ssh.service", "sshd.service"]);
+        let resolved = resolve("sshd.service", Some(&known), &names(&["other.service"]));
+        assert_eq!(resolved, Resolved { names: known, how: How::Systemd });
+    }
+
+    #[test]
+    fn without_systemd_the_journal_tells() {
+        let journal = names(&["cron.service", "ssh.service", "postfix@-.service"]);
+        let sshd = resolve("sshd.service", None, &journal);
+        assert_eq!(sshd, Resolved { names: names(&["ssh.service"]), how: How::Journal });
+        assert_eq!(resolve("postfix.service", None, &journal).names, names(&["postfix@-.service"]));
+        assert_eq!(resolve("crond.service", None, &journal).names, names(&["cron.service"]));
+    }
+
+    #[test]
+    fn with_neither_every_possible_name_is_followed() {
+        let resolved = resolve("sshd.service", None, &names(&["cron.service", "sshd-keygen.service"]));
+        assert_eq!(resolved, Resolved { names: names(&["sshd.service", "ssh.service"]), how: How::Guess });
+    }
+
+    #[test]
+    fn systemctl_answers_are_read() {
+        let loaded = "LoadState=loaded\nNames=ssh.service sshd.service\n";
+        assert_eq!(names_in(loaded), Some(names(&["ssh.service", "sshd.service"])));
+        assert_eq!(names_in("Names=sshd.service\nLoadState=not-found\n"), None);
+        assert_eq!(names_in(""), None);
+    }
+}

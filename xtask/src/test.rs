@@ -1,0 +1,42 @@
+use anyhow::{Result, bail};
+
+use crate::{
+    cargo::{self, Workspace, cargo},
+    lint,
+    setup::{self, Mode, Need},
+    step::{self, Step},
+};
+
+xflags::xflags! {
+    /// Lint, the tests that need no privileges, then each of those that do, as root.
+    cmd test {
+        /// Just this step, by the name in its heading.
+        optional --only step: String
+        /// Should this machine lack anything, only say what, and fail.
+        optional --no-install
+    }
+}
+
+impl Test {
+    pub(crate) fn run(self) -> Result<()> {
+        setup::ensure(Need::Tests, Mode::new(self.no_install))?;
+        let mut steps = steps(&Workspace::load()?)?;
+        if let Some(only) = self.only {
+            let names: Vec<_> = steps.iter().map(|step| step.name.clone()).collect();
+            steps.retain(|step| step.name == only);
+            if steps.is_empty() {
+                bail!("there is no step `{only}`; there are {}", names.join(", "));
+            }
+        }
+        step::run_all(steps)
+    }
+}
+
+fn steps(workspace: &Workspace) -> Result<Vec<Step>> {
+    let mut steps = lint::steps(workspace);
+    steps.push(Step::new("unprivileged", cargo(["test", "--workspace"])));
+    for name in &workspace.privileged_tests {
+        steps.push(Step::new(name, cargo::test_as_root(name)?));
+    }
+    Ok(steps)
+}
