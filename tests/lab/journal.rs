@@ -21,16 +21,11 @@ impl Lab {
     /// Starts journald, which keeps its journal in memory and limits no rate.
     pub fn start_journald(&self) {
         self.stop_journald();
-        let journald = self
-            .server("/lib/systemd/systemd-journald")
-            .unit("systemd-journald.service")
-            .start();
+        let journald = self.server("/lib/systemd/systemd-journald").unit("systemd-journald.service").start();
         *self.journald.lock().expect("no test panics here") = Some(journald);
         self.inside(Host::Server, || {
             let probe = UnixDatagram::unbound().expect("sockets can be made");
-            wait_until(Duration::from_secs(10), "journald listens", || {
-                probe.connect("/dev/log").is_ok()
-            });
+            wait_until(Duration::from_secs(10), "journald listens", || probe.connect("/dev/log").is_ok());
         });
     }
 
@@ -41,17 +36,9 @@ impl Lab {
 
     /// What `journalctl` prints, given `args`.
     pub fn journal(&self, args: &[&str]) -> String {
-        let output = self
-            .server("journalctl")
-            .args(["--no-pager", "--quiet"])
-            .args(args)
-            .output();
+        let output = self.server("journalctl").args(["--no-pager", "--quiet"]).args(args).output();
         let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "journalctl {args:?}, {}: {complaint}",
-            output.status
-        );
+        assert!(output.status.success(), "journalctl {args:?}, {}: {complaint}", output.status);
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 

@@ -12,12 +12,7 @@
 //! - `net`: the addresses, [`Flood`] and [`Sink`]
 //!
 //! Needs root and the packages which `cargo xtask setup --tests` installs.
-#![allow(
-    dead_code,
-    unused_imports,
-    unreachable_pub,
-    reason = "each test target uses a part of the lab"
-)]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test target uses a part of the lab")]
 
 mod journal;
 mod net;
@@ -65,11 +60,7 @@ impl Lab {
 
     /// The two hosts and their wire: no service runs.
     pub fn network_only() -> Self {
-        Self {
-            world: Arc::new(World::build()),
-            journald: Mutex::default(),
-            sshd: Mutex::default(),
-        }
+        Self { world: Arc::new(World::build()), journald: Mutex::default(), sshd: Mutex::default() }
     }
 
     /// A program to run on the server.

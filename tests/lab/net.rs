@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +11,8 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
+
+use socket2::{Domain, Socket, Type};
 
 use super::{Host, Lab, wait_until};
 
@@ -38,6 +40,19 @@ pub fn server_for(peer: IpAddr) -> IpAddr {
     if peer.is_ipv4() { SERVER_V4 } else { SERVER_V6 }
 }
 
+impl Lab {
+    /// Whether a TCP connection from `from` to sshd comes about: false if its SYNs vanish for 700 ms.
+    pub fn connects(&self, from: IpAddr) -> bool {
+        let server = SocketAddr::new(server_for(from), 2222);
+        self.inside(Host::Attackers, || {
+            let socket =
+                Socket::new(Domain::for_address(server), Type::STREAM, None).expect("sockets can be made");
+            socket.bind(&SocketAddr::new(from, 0).into()).expect("the attackers own the address");
+            socket.connect_timeout(&server.into(), Duration::from_millis(700)).is_ok()
+        })
+    }
+}
+
 /// UDP packets to the server, one after the other, as fast as one thread can send them.
 pub struct Flood {
     stop: Arc<AtomicBool>,
@@ -50,9 +65,7 @@ impl Flood {
         // A socket stays in the network it was made in, wherever it is used.
         let socket = lab.inside(Host::Attackers, || {
             let socket = UdpSocket::bind((from, 0)).expect("the attackers own the address");
-            socket
-                .connect((server_for(from), port))
-                .expect("the server is on the same wire");
+            socket.connect((server_for(from), port)).expect("the server is on the same wire");
             socket
         });
         let stop = Arc::new(AtomicBool::new(false));
@@ -66,10 +79,7 @@ impl Flood {
             }
             sent
         });
-        Self {
-            stop,
-            sender: Some(sender),
-        }
+        Self { stop, sender: Some(sender) }
     }
 
     /// Stops it, and returns how many packets went out.
@@ -105,9 +115,7 @@ impl Sink {
             });
             socket.expect("it is bound now")
         });
-        socket
-            .set_read_timeout(Some(Duration::from_millis(20)))
-            .expect("the timeout is not zero");
+        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("the timeout is not zero");
         let stop = Arc::new(AtomicBool::new(false));
         let counts = Arc::<Mutex<HashMap<_, _>>>::default();
         let (stopped, counting) = (Arc::clone(&stop), Arc::clone(&counts));
@@ -119,23 +127,14 @@ impl Sink {
                 }
             }
         });
-        Self {
-            stop,
-            counts,
-            receiver: Some(receiver),
-        }
+        Self { stop, counts, receiver: Some(receiver) }
     }
 
     /// How many packets have come from `from`.
     ///
     /// Under a flood the receiver may be slower than the wire: this can be less than what the kernel let through.
     pub fn count(&self, from: IpAddr) -> u64 {
-        self.counts
-            .lock()
-            .expect("counting never panics")
-            .get(&from)
-            .copied()
-            .unwrap_or_default()
+        self.counts.lock().expect("counting never panics").get(&from).copied().unwrap_or_default()
     }
 }
 

@@ -37,18 +37,8 @@ impl Program {
     pub(super) fn new(world: &Arc<World>, host: Host, program: &Path) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", ENTER_CGROUP, "lab"]).arg(program);
-        let name = program
-            .file_name()
-            .unwrap_or(program.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        Self {
-            world: Arc::clone(world),
-            host,
-            command,
-            name,
-            unit: None,
-        }
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+        Self { world: Arc::clone(world), host, command, name, unit: None }
     }
 
     /// Adds an argument.
@@ -78,9 +68,7 @@ impl Program {
     /// Runs the program to its end.
     pub fn output(mut self) -> Output {
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.spawn()
-            .wait_with_output()
-            .expect("a program in the lab can be waited for")
+        self.spawn().wait_with_output().expect("a program in the lab can be waited for")
     }
 
     /// Starts the program, with its stdout and stderr going to [`Process::log`].
@@ -89,15 +77,8 @@ impl Program {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let path = self.world.dir.join(format!("{}-{number}.log", self.name));
         let log = File::create_new(&path).expect("a log can be made in the lab's directory");
-        self.command
-            .stdout(log.try_clone().expect("a file can be cloned"))
-            .stderr(log);
-        Process {
-            child: self.spawn(),
-            name: self.name,
-            log: path,
-            _world: self.world,
-        }
+        self.command.stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
+        Process { child: self.spawn(), name: self.name, log: path, _world: self.world }
     }
 
     fn spawn(&mut self) -> Child {
@@ -124,34 +105,20 @@ impl Process {
     /// Its number in the lab, as journald records it.
     pub fn pid_inside(&self) -> u32 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is running");
-        let numbers = status
-            .lines()
-            .find_map(|line| line.strip_prefix("NSpid:"))
-            .expect("Linux 4.1 or newer");
-        numbers
-            .split_whitespace()
-            .last()
-            .and_then(|pid| pid.parse().ok())
-            .expect("NSpid holds numbers")
+        let numbers =
+            status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("Linux 4.1 or newer");
+        numbers.split_whitespace().last().and_then(|pid| pid.parse().ok()).expect("NSpid holds numbers")
     }
 
     /// Sends it a signal.
     pub fn signal(&mut self, signal: Signal) {
-        assert!(
-            self.is_running(),
-            "{} has ended before {signal}:\n{}",
-            self.name,
-            self.log()
-        );
+        assert!(self.is_running(), "{} has ended before {signal}:\n{}", self.name, self.log());
         kill(Pid::from_raw(self.pid() as i32), signal).expect("root may signal its child");
     }
 
     /// Whether it has not ended yet.
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .try_wait()
-            .expect("a child can be waited for")
-            .is_none()
+        self.child.try_wait().expect("a child can be waited for").is_none()
     }
 
     /// Waits for its end.

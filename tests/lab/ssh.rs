@@ -40,13 +40,7 @@ impl Lab {
 
         let mut running = self.sshd.lock().expect("no test panics here");
         drop(running.take());
-        let sshd = self
-            .server("/usr/sbin/sshd")
-            .arg("-D")
-            .arg("-f")
-            .arg(config)
-            .unit("ssh.service")
-            .start();
+        let sshd = self.server("/usr/sbin/sshd").arg("-D").arg("-f").arg(config).unit("ssh.service").start();
         wait_until(Duration::from_secs(10), "sshd listens", || {
             listens(&sshd, "tcp") && listens(&sshd, "tcp6")
         });
@@ -70,15 +64,8 @@ impl Lab {
 
     /// Whether root can log in from `from` with a key.
     pub fn ssh_ok(&self, from: IpAddr) -> bool {
-        let login = self
-            .ssh(from, "root")
-            .args(["-i", "user_key", "-o", "BatchMode=yes"]);
-        login
-            .arg(server_for(from).to_string())
-            .arg("true")
-            .output()
-            .status
-            .success()
+        let login = self.ssh(from, "root").args(["-i", "user_key", "-o", "BatchMode=yes"]);
+        login.arg(server_for(from).to_string()).arg("true").output().status.success()
     }
 
     fn ssh(&self, from: IpAddr, user: &str) -> Program {
@@ -90,15 +77,8 @@ impl Lab {
     fn key(&self, name: &str) -> PathBuf {
         let path = self.dir().join(name);
         if !path.exists() {
-            let made = self
-                .server("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-f", name])
-                .output();
-            assert!(
-                made.status.success(),
-                "ssh-keygen: {}",
-                String::from_utf8_lossy(&made.stderr)
-            );
+            let made = self.server("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", name]).output();
+            assert!(made.status.success(), "ssh-keygen: {}", String::from_utf8_lossy(&made.stderr));
         }
         path
     }
@@ -107,7 +87,5 @@ impl Lab {
 /// Whether port 2222 is listened on. To connect and see would leave a trace in the journal.
 fn listens(sshd: &Process, table: &str) -> bool {
     let sockets = fs::read_to_string(format!("/proc/{}/net/{table}", sshd.pid())).unwrap_or_default();
-    sockets
-        .lines()
-        .any(|socket| socket.contains(":08AE ") && socket.contains(":0000 0A "))
+    sockets.lines().any(|socket| socket.contains(":08AE ") && socket.contains(":0000 0A "))
 }

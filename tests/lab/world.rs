@@ -43,15 +43,9 @@ pub(super) struct World {
 impl World {
     /// Builds the namespaces and the network.
     pub(super) fn build() -> Self {
-        assert!(
-            Uid::effective().is_root(),
-            "the lab needs root; run: cargo xtask test"
-        );
+        assert!(Uid::effective().is_root(), "the lab needs root; run: cargo xtask test");
         for program in NEEDED.split(' ') {
-            assert!(
-                in_path(program),
-                "the lab needs {program}; install it with: cargo xtask setup --tests"
-            );
+            assert!(in_path(program), "the lab needs {program}; install it with: cargo xtask setup --tests");
         }
         let mut guard = Command::new("sh")
             .args(["-c", include_str!("guard.sh"), "guard"])
@@ -116,10 +110,7 @@ impl World {
             None => self.cgroup.clone(),
         };
         fs::create_dir_all(&cgroup).expect("a cgroup can be made in the lab");
-        OpenOptions::new()
-            .write(true)
-            .open(cgroup.join("cgroup.procs"))
-            .expect("cgroup.procs can be opened")
+        OpenOptions::new().write(true).open(cgroup.join("cgroup.procs")).expect("cgroup.procs can be opened")
     }
 
     fn join(&self, host: Host) {
@@ -140,10 +131,7 @@ impl Drop for World {
     fn drop(&mut self) {
         drop(self.lifeline.take());
         let complaints = complaints(&mut self.guard);
-        assert!(
-            complaints.is_empty() || thread::panicking(),
-            "the lab left something behind: {complaints}"
-        );
+        assert!(complaints.is_empty() || thread::panicking(), "the lab left something behind: {complaints}");
     }
 }
 
@@ -151,9 +139,7 @@ impl Drop for World {
 fn complaints(guard: &mut Child) -> String {
     let mut text = String::new();
     let mut stderr = guard.stderr.take().expect("stderr is piped");
-    stderr
-        .read_to_string(&mut text)
-        .expect("the guard's complaints are readable");
+    stderr.read_to_string(&mut text).expect("the guard's complaints are readable");
     guard.wait().expect("the guard can be waited for");
     text
 }

@@ -37,7 +37,8 @@ use crate::{
     net::{Interface, Net},
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/f2b"));
+/// The compiled kernel half, as it is loaded; public for tests that run frames through it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/f2b"));
 
 /// aya-log's levels as the program knows them.
 const LOG_NOTHING: u8 = 0;

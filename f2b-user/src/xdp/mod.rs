@@ -13,7 +13,7 @@ pub use f2b_ebpf::Counters;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    kernel::{Kernel, Options},
+    kernel::{Kernel, OBJECT, Options},
     pins::{DEFAULT_PIN_DIR, detach},
 };
 use crate::ban::Until;

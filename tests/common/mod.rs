@@ -1,0 +1,98 @@
+//! The agent in a lab: started, asked and stopped as a user does it, with the real binary.
+#![allow(dead_code, unreachable_pub, reason = "each test target uses a part of it")]
+
+use std::{fs, net::IpAddr, process::Output, time::Duration};
+
+use serde_json::Value;
+
+use crate::lab::{Lab, Process, Program, wait_until};
+
+/// Long enough for a busy machine; nothing here should take a tenth of it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary under test.
+pub const F2B: &str = env!("CARGO_BIN_EXE_f2b");
+
+/// Where the agent of a lab keeps its maps: the default place, in the lab's own BPF file system.
+pub const PINS: &str = "/sys/fs/bpf/f2b";
+
+/// An agent in a lab.
+pub struct Agent<'lab> {
+    lab: &'lab Lab,
+    pub process: Process,
+}
+
+impl<'lab> Agent<'lab> {
+    /// Starts the agent with `jail_local` laid over the built-in tree (empty: no configuration at all), and waits
+    /// until it is ready.
+    pub fn start(lab: &'lab Lab, jail_local: &str) -> Self {
+        Self::start_with(lab, jail_local, &[])
+    }
+
+    /// As [`start`](Self::start), with more arguments for `f2b run`.
+    pub fn start_with(lab: &'lab Lab, jail_local: &str, args: &[&str]) -> Self {
+        let agent = Self::launch(lab, jail_local, args);
+        wait_until(PATIENCE, "the agent is ready", || agent.process.log().contains("Ready"));
+        agent
+    }
+
+    /// Starts the agent and returns at once.
+    pub fn launch(lab: &'lab Lab, jail_local: &str, args: &[&str]) -> Self {
+        let mut program = lab.server(F2B).arg("run").args(args).env("NO_COLOR", "1");
+        if !jail_local.is_empty() {
+            let config = lab.dir().join("config");
+            fs::create_dir_all(&config).expect("the lab's directory is writable");
+            fs::write(config.join("jail.local"), jail_local).expect("the lab's directory is writable");
+            program = program.arg("-c").arg(config);
+        }
+        Self { lab, process: program.unit("f2b.service").start() }
+    }
+
+    /// What the jail's status says.
+    pub fn jail(&self, jail: &str) -> Value {
+        json(f2b(self.lab, &["status", jail, "--json"]))
+    }
+
+    /// Packets that the kernel has dropped, over all bans.
+    pub fn dropped(&self) -> u64 {
+        let status = json(f2b(self.lab, &["status", "--json"]));
+        status["packets"]["dropped"].as_u64().expect("a number")
+    }
+
+    /// The ban of `address`, if it is banned.
+    pub fn ban_of(&self, address: IpAddr) -> Option<Value> {
+        let banned = json(f2b(self.lab, &["banned", "--json"]));
+        let bans = banned["bans"].as_array().expect("a list").clone();
+        bans.into_iter().find(|ban| ban["address"] == address.to_string())
+    }
+
+    /// Waits until `address` is banned.
+    #[track_caller]
+    pub fn wait_for_ban(&self, address: IpAddr) {
+        wait_until(PATIENCE, &format!("{address} is banned"), || self.ban_of(address).is_some());
+    }
+}
+
+/// Runs `f2b` on the server of the lab.
+pub fn f2b(lab: &Lab, args: &[&str]) -> Output {
+    f2b_program(lab, args).output()
+}
+
+/// `f2b` on the server of the lab, to be run.
+pub fn f2b_program(lab: &Lab, args: &[&str]) -> Program {
+    lab.server(F2B).args(args).env("NO_COLOR", "1")
+}
+
+/// Runs `f2b`, which must succeed; what it printed.
+#[track_caller]
+pub fn f2b_ok(lab: &Lab, args: &[&str]) -> String {
+    let output = f2b(lab, args);
+    assert!(output.status.success(), "f2b {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+fn json(output: Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("f2b prints JSON")
+}
