@@ -4,10 +4,12 @@
 mod common;
 mod lab;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
-use common::{Agent, PATIENCE, f2b_ok};
+use common::{Agent, PATIENCE, PINS, f2b_ok};
 use lab::{Lab, attacker_v4, attacker_v6, wait_until};
+use nix::time::{ClockId, clock_gettime};
+use serde_json::Value;
 
 /// Five failures, and the next SYN is dropped in the driver while another client notices nothing.
 fn a_client_that_fails_five_times_is_dropped(attacker: IpAddr, bystander: IpAddr) {
@@ -47,4 +49,40 @@ fn a_v4_client_that_fails_five_times_is_dropped() {
 #[test]
 fn a_v6_client_that_fails_five_times_is_dropped() {
     a_client_that_fails_five_times_is_dropped(attacker_v6(7), attacker_v6(8));
+}
+
+#[test]
+fn bpftool_shows_a_ban_with_named_fields() {
+    let lab = Lab::new();
+    let _agent = Agent::start(&lab, "");
+    let (v4, v6) = (attacker_v4(7), attacker_v6(7));
+    f2b_ok(&lab, &["ban", "sshd", &v4.to_string(), &v6.to_string()]);
+    assert!(!lab.connects(v4));
+    assert!(!lab.connects(v6));
+
+    let bans = format!("{PINS}/v1/bans");
+    let dump = lab.server("bpftool").args(["--json", "map", "dump", "pinned", &bans]).output();
+    let dump: Value = serde_json::from_slice(&dump.stdout).expect("bpftool prints JSON");
+    for address in [v4, v6] {
+        let entries = dump.as_array().expect("a list of entries");
+        let entry = entries.iter().map(|entry| &entry["formatted"]).find(|entry| key(entry) == address);
+        let value = &entry.unwrap_or_else(|| panic!("{address} is not in {dump}"))["value"];
+        let left = value["ends_ns"].as_u64().expect("a number") - monotonic_ns();
+        assert!((595e9..=600e9).contains(&(left as f64)), "the ban of {address} ends in {left} ns");
+        assert!(value["packets"].as_u64() > Some(0), "{address}: {value}");
+    }
+}
+
+/// The address in an entry of the map, as bpftool prints it.
+fn key(entry: &Value) -> IpAddr {
+    let bytes = entry["key"]["addr"].as_array().expect("sixteen bytes").iter();
+    let bytes: Vec<_> = bytes.map(|byte| byte.as_u64().expect("a byte") as u8).collect();
+    let bytes: [u8; 16] = bytes.try_into().expect("sixteen bytes");
+    IpAddr::from(bytes).to_canonical()
+}
+
+/// The clock of `ends_ns`.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("there is a clock");
+    Duration::from(now).as_nanos() as u64
 }
