@@ -1,1 +1,423 @@
+//! Bad input: one sentence on stderr that says what is wrong and what to do, an exit status, and nothing changed.
 
+#[path = "common/mod.rs"]
+mod common;
+mod lab;
+
+use std::{fs, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::HashMap,
+    programs::{Xdp, XdpMode},
+};
+use common::{Agent, F2B, PATIENCE, PINS, f2b, f2b_ok};
+use f2b::{control::DEFAULT_SOCKET, xdp::OBJECT};
+use lab::{Host, Lab, Program, wait_until};
+
+/// A user without any right.
+const NOBODY: &str = "65534";
+
+// Interfaces
+
+#[test]
+fn an_unknown_interface_is_answered_with_those_there_are() {
+    let lab = Lab::network_only();
+    let error = refused(&lab, &["run", "-i", "nope0"]);
+    assert_eq!(error, "there is no interface nope0; there are lo, eth0");
+}
+
+#[test]
+fn without_a_default_route_an_interface_must_be_named() {
+    let lab = Lab::network_only();
+    sh(&lab, "ip route del default; ip -6 route del default");
+    let error = refused(&lab, &["run"]);
+    assert_eq!(error, "there is no default route to tell which interface to protect; name it with -i");
+}
+
+#[test]
+fn a_foreign_xdp_program_is_named_and_never_evicted() {
+    let lab = Lab::network_only();
+    let foreign = attach_foreign_program(&lab, "eth0");
+    let id = id_of_program_on(&lab, "eth0");
+    let error = refused(&lab, &["run"]);
+    assert!(
+        error.starts_with(&format!(r#"interface eth0 already has the XDP program "f2b" (id {id})"#)),
+        "{error}"
+    );
+    assert!(error.contains("will not evict") && error.contains("choose") || error.contains("-i"), "{error}");
+    assert_eq!(id_of_program_on(&lab, "eth0"), id);
+    drop(foreign);
+}
+
+#[test]
+fn native_mode_is_refused_where_the_driver_has_no_xdp() {
+    let lab = Lab::network_only();
+    add_bridge(&lab);
+    let error = refused(&lab, &["run", "-i", "br0", "--mode", "native"]);
+    assert!(
+        error.starts_with("interface br0 cannot run XDP in its driver; leave out --mode native"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_best_mode_is_generic_where_the_driver_has_no_xdp_and_the_reason_is_logged() {
+    let lab = Lab::network_only();
+    add_bridge(&lab);
+    let agent = Agent::start_with(&lab, "", &["-i", "br0"]);
+    let log = agent.process.log();
+    let warning = log.lines().find(|line| line.contains(" WARN ")).expect("the fall back is logged");
+    assert!(warning.contains("falling back to generic mode"), "{warning}");
+    assert!(warning.contains("interface=\"br0\"") && warning.contains("not supported"), "{warning}");
+    assert!(f2b_ok(&lab, &["status"]).contains("br0 (generic)"));
+}
+
+// Rights
+
+#[test]
+fn without_root_nothing_can_be_enforced() {
+    let lab = Lab::network_only();
+    for socket in [DEFAULT_SOCKET, "/dev/shm/f2b.sock"] {
+        let error = refused_as_nobody(&lab, &["run", "--socket", socket]);
+        assert_eq!(error, "f2b needs root to load its XDP program; start it with sudo, or try --dry-run");
+    }
+}
+
+#[test]
+fn without_root_the_agent_does_not_listen() {
+    let lab = Lab::network_only();
+    let _agent = Agent::start(&lab, "");
+    let error = refused_as_nobody(&lab, &["status"]);
+    assert_eq!(error, format!("only root may talk to the agent at {DEFAULT_SOCKET}; try again with sudo"));
+}
+
+#[test]
+fn without_root_nothing_is_detached() {
+    let lab = Lab::network_only();
+    let agent = Agent::start(&lab, "");
+    drop(agent);
+    assert_eq!(refused_as_nobody(&lab, &["detach"]), "only root can detach; try again with sudo");
+}
+
+// Pins and the socket
+
+#[test]
+fn pins_need_a_bpf_file_system() {
+    let lab = Lab::network_only();
+    let elsewhere = lab.dir().join("pins");
+    let error = refused(&lab, &["run", "--pin-dir", text(&elsewhere)]);
+    let advice = "is not on a BPF file system; mount one with: mount -t bpf bpf /sys/fs/bpf";
+    assert_eq!(error, format!("{} {advice}", elsewhere.display()));
+
+    sh(&lab, "umount /sys/fs/bpf");
+    assert_eq!(refused(&lab, &["run"]), format!("{PINS} {advice}"));
+    assert_eq!(refused(&lab, &["detach"]), format!("{PINS} {advice}"));
+}
+
+#[test]
+fn a_pinned_map_of_another_layout_is_left_alone() {
+    let lab = Lab::network_only();
+    let pin = Path::new(PINS).join("v1/bans");
+    lab.inside(Host::Server, || {
+        fs::create_dir_all(pin.parent().expect("it has one")).expect("root may make pins");
+        let map = HashMap::<_, u32, u64>::create(16, 0).expect("the kernel makes the map");
+        map.pin(&pin).expect("there is no such pin yet");
+    });
+    let error = refused(&lab, &["run"]);
+    assert!(error.starts_with(&format!("the pinned map {} has another layout", pin.display())), "{error}");
+    assert!(error.contains("(4 bytes of key, 8 of value, 16 entries;"), "{error}");
+    assert!(error.contains("remove it with `f2b detach`"), "{error}");
+
+    f2b_ok(&lab, &["detach"]);
+    Agent::start(&lab, "");
+}
+
+#[test]
+fn a_pinned_map_of_another_type_is_left_alone() {
+    let lab = Lab::network_only();
+    let pin = Path::new(PINS).join("v1/bans");
+    sh(&lab, &format!("mkdir -p {PINS}/v1"));
+    let pin = pin.display();
+    sh(&lab, &format!("bpftool map create {pin} type lru_hash key 16 value 16 entries 131072 name bans"));
+    let error = refused(&lab, &["run"]);
+    assert!(error.starts_with(&format!("the pinned map {pin} has another layout")), "{error}");
+}
+
+#[test]
+fn a_second_agent_is_refused_by_whatever_it_shares_with_the_first() {
+    let lab = Lab::network_only();
+    let mut agent = Agent::start(&lab, "");
+    let other_socket = lab.dir().join("other.sock");
+    let other_socket = ["run", "--socket", text(&other_socket)];
+    let other_pins = ["--pin-dir", "/sys/fs/bpf/other"];
+
+    let error = refused(&lab, &[&["run"], &other_pins[..]].concat());
+    assert!(
+        error.starts_with(&format!("an agent is already listening at {DEFAULT_SOCKET}; stop it first")),
+        "{error}"
+    );
+
+    let error = refused(&lab, &other_socket);
+    assert!(error.starts_with(&format!("another f2b agent works in {PINS}; stop it first")), "{error}");
+
+    let error = refused(&lab, &[&other_socket[..], &other_pins[..]].concat());
+    assert!(error.starts_with(r#"interface eth0 already has the XDP program "f2b""#), "{error}");
+
+    let error = refused(&lab, &["detach"]);
+    assert!(error.starts_with(&format!("another f2b agent works in {PINS}; stop it first")), "{error}");
+
+    assert!(agent.process.is_running());
+    assert!(f2b_ok(&lab, &["status"]).contains("eth0 (native)"));
+}
+
+#[test]
+fn a_file_where_the_socket_should_be_is_kept() {
+    let lab = Lab::network_only();
+    let file = lab.dir().join("letter");
+    fs::write(&file, "dear").expect("the lab's directory is writable");
+    let error = refused(&lab, &["run", "--socket", text(&file)]);
+    let expected = format!("{} exists and is no socket; choose another place with --socket", file.display());
+    assert_eq!(error, expected);
+    assert_eq!(fs::read_to_string(&file).expect("it is still there"), "dear");
+}
+
+// Configuration
+
+#[test]
+fn a_missing_configuration_directory_is_named() {
+    let lab = Lab::network_only();
+    let missing = lab.dir().join("missing");
+    let error = refused(&lab, &["run", "-c", text(&missing)]);
+    assert_eq!(error, format!("-c {}: there is no such directory", missing.display()));
+}
+
+#[test]
+fn a_broken_line_is_named_with_file_and_line() {
+    let lab = Lab::network_only();
+    let config = configuration(&lab, &[("jail.local", "[sshd]\nmaxretry = 3\nbantime\n")]);
+    let error = refused(&lab, &["run", "-c", &config]);
+    assert_eq!(
+        error,
+        format!(r#"{config}/jail.local:3: "bantime" is neither a [section] nor option = value"#)
+    );
+}
+
+#[test]
+fn no_jail_to_run_is_an_error() {
+    let lab = Lab::network_only();
+    let config = configuration(&lab, &[("jail.local", "[sshd]\nenabled = false\n")]);
+    let error = refused(&lab, &["run", "-c", &config]);
+    assert_eq!(error, format!("no jail is enabled in {config}; enable one with `enabled = true`"));
+}
+
+#[test]
+fn a_jail_with_a_broken_expression_is_named_and_left_out_and_the_others_start() {
+    let lab = Lab::network_only();
+    configuration(&lab, &[("filter.d/broken.conf", "[Definition]\nfailregex = ^(no end <HOST>\n")]);
+    let agent = Agent::start(&lab, "[broken]\nenabled = true\njournalmatch = _COMM=broken\n");
+    let log = agent.process.log();
+    let warning = log.lines().find(|line| line.contains(" WARN ")).expect("the jail is named");
+    assert!(warning.contains("jail broken is left out: filter broken: "), "{warning}");
+    assert!(warning.contains("^(no end <HOST>"), "{warning}");
+    assert!(f2b_ok(&lab, &["status"]).contains("Jail list:\tsshd\n"));
+}
+
+// Requests
+
+#[test]
+fn requests_without_an_agent_say_how_to_start_one() {
+    let lab = Lab::network_only();
+    for request in [
+        &["status"] as &[_],
+        &["status", "sshd"],
+        &["banned"],
+        &["ban", "sshd", "192.0.2.1"],
+        &["unban", "192.0.2.1"],
+        &["unban", "--all"],
+        &["reload"],
+    ] {
+        let expected =
+            format!("no agent is running (nothing listens at {DEFAULT_SOCKET}); start one with `f2b run`");
+        assert_eq!(refused(&lab, request), expected);
+    }
+}
+
+#[test]
+fn an_unknown_jail_is_answered_with_those_there_are() {
+    let lab = Lab::network_only();
+    let _agent = Agent::start(&lab, "");
+    for request in [&["status", "nope"] as &[_], &["ban", "nope", "192.0.2.1"]] {
+        assert_eq!(refused(&lab, request), "Sorry but the jail 'nope' does not exist; there are: sshd");
+    }
+}
+
+#[test]
+fn addresses_that_must_not_be_banned_are_refused_by_hand_too() {
+    let lab = Lab::network_only();
+    let _agent = Agent::start(&lab, "[sshd]\nignoreip = 192.0.2.0/24 127.0.0.1\n");
+    let error = refused(&lab, &["ban", "sshd", "192.0.2.9"]);
+    assert_eq!(error, "not banned: 192.0.2.9: ignoreip names it");
+    let error = refused(&lab, &["ban", "sshd", "127.0.0.1"]);
+    assert_eq!(error, "not banned: 127.0.0.1: it is this machine's own address");
+    let error = refused(&lab, &["ban", "sshd", "198.51.100.1"]);
+    assert_eq!(error, "not banned: 198.51.100.1: it is this machine's own address");
+    assert_eq!(f2b_ok(&lab, &["banned"]), "Nothing is banned.\n");
+}
+
+#[test]
+fn what_is_no_address_is_refused_by_the_command_line() {
+    let lab = Lab::network_only();
+    for address in ["nonsense", "192.0.2.256", "192.0.2.0/24", ""] {
+        for command in [&["ban", "sshd"] as &[_], &["unban"]] {
+            let output = f2b(&lab, &[command, &[address]].concat());
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.starts_with(&format!("error: invalid value '{address}' for '")), "{stderr}");
+        }
+    }
+}
+
+/// Runs `f2b`, which must refuse; its sentence. See [`sentence_of`].
+#[track_caller]
+fn refused(lab: &Lab, args: &[&str]) -> String {
+    sentence_of(lab, lab.server("timeout").args(["20", F2B]).args(args))
+}
+
+/// As [`refused`], without any right.
+#[track_caller]
+fn refused_as_nobody(lab: &Lab, args: &[&str]) -> String {
+    let nobody = lab.server("setpriv").args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+    sentence_of(lab, nobody.args(["timeout", "20", F2B]).args(args))
+}
+
+/// Runs an `f2b` which must fail with status 1 and one sentence on stderr, after nothing but news, and must change
+/// nothing. Returns the sentence.
+#[track_caller]
+fn sentence_of(lab: &Lab, program: Program) -> String {
+    let before = traces(lab);
+    let output = program.env("NO_COLOR", "1").output();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(output.stdout.is_empty(), "errors go to stderr alone");
+    let lines: Vec<_> = stderr.lines().collect();
+    let (last, log) = lines.split_last().expect("an error says something");
+    assert!(log.iter().all(|line| line.contains(" INFO ")), "{stderr}");
+    assert_eq!(traces(lab), before, "nothing has changed");
+    eprintln!("SENTENCE {last}");
+    last.strip_prefix("f2b: ").expect("an error says whose it is").to_owned()
+}
+
+/// Whatever f2b could leave behind or take away: pins, sockets, programs on interfaces.
+fn traces(lab: &Lab) -> String {
+    sh(lab, "find /sys/fs/bpf -printf '%p %i\n'; find /run/ /dev/shm . -type s -printf '%p %i\n'; ip link")
+}
+
+/// What a shell on the server prints.
+#[track_caller]
+fn sh(lab: &Lab, script: &str) -> String {
+    let output = lab.server("sh").args(["-ec", script]).output();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A bridge: its driver knows no XDP.
+fn add_bridge(lab: &Lab) {
+    sh(lab, "ip link add br0 type bridge; ip link set br0 up");
+    wait_until(PATIENCE, "the bridge is there", || sh(lab, "ip link").contains("br0"));
+}
+
+/// Puts a program on the interface that no agent has pinned. It stays until it is dropped.
+fn attach_foreign_program(lab: &Lab, interface: &str) -> Ebpf {
+    lab.inside(Host::Server, || {
+        let mut ebpf = EbpfLoader::new().load(OBJECT).expect("root may load maps");
+        let program: &mut Xdp =
+            ebpf.program_mut("f2b").expect("it is there").try_into().expect("it is for XDP");
+        program.load().expect("the verifier takes it");
+        program.attach(interface, XdpMode::Driver).expect("nothing is attached yet");
+        ebpf
+    })
+}
+
+/// The number of the XDP program on the interface.
+fn id_of_program_on(lab: &Lab, interface: &str) -> String {
+    let link = sh(lab, &format!("ip link show {interface}"));
+    let (_, id) = link.split_once("prog/xdp id ").expect("it has one");
+    id.split_whitespace().next().expect("a number").to_owned()
+}
+
+/// Writes files into the configuration directory which [`Agent::start`] uses, too. Returns its path.
+fn configuration(lab: &Lab, files: &[(&str, &str)]) -> String {
+    let dir = lab.dir().join("config");
+    for (name, content) in files {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("the lab's directory is writable");
+        fs::write(path, content).expect("the lab's directory is writable");
+    }
+    text(&dir).to_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the lab's paths are UTF-8")
+}
+
+#[test]
+fn zz_probe() {
+    let lab = Lab::network_only();
+    add_bridge(&lab);
+    let show = |what: &str, args: &[&str]| {
+        let out = lab.server("timeout").args(["3", F2B]).args(args).env("NO_COLOR", "1").output();
+        eprintln!("PROBE {what} {args:?} -> {:?}\n{}{}---", out.status.code(), String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    };
+    show("native", &["run", "-i", "br0", "--mode", "native"]);
+    show("auto", &["run", "-i", "br0"]);
+    sh(&lab, &format!("{F2B} detach"));
+    show("foreign next", &["run", "-i", "eth0", "-i", "eth0"]);
+    sh(&lab, &format!("{F2B} detach"));
+    show("long", &["run", "--socket", &format!("/run/{}", "x".repeat(120))]);
+    show("dir", &["run", "--socket", "/run"]);
+    show("dot", &["run", "--pin-dir", "/sys/fs/bpf/a.b"]);
+    show("deep", &["run", "--pin-dir", "/sys/fs/bpf/a/b"]);
+    show("empty", &["run", "--pin-dir", ""]);
+    show("relative", &["run", "--pin-dir", "x"]);
+    show("noif", &["run", "-i", ""]);
+    fs::write(lab.dir().join("file"), "x").unwrap();
+    show("cfile", &["run", "-c", text(&lab.dir().join("file"))]);
+    show("sockunder", &["run", "--socket", "file/x"]);
+    show("rel", &["run", "--dry-run", "--socket", "relative.sock"]);
+    let c = configuration(&lab, &[("filter.d/broken.conf", "[Definition]\nfailregex = ^(no end <HOST>\n"), ("jail.local", "[sshd]\nenabled=false\n[broken]\nenabled=true\njournalmatch=_COMM=x\n")]);
+    show("all broken", &["run", "-c", &c]);
+    configuration(&lab, &[("jail.local", "[sshd]\nbantime = %(nope)s\n")]);
+    show("interp", &["run", "-c", &c]);
+    configuration(&lab, &[("jail.local", "[sshd]\nenabled = maybe\n")]);
+    show("bool", &["run", "-c", &c]);
+    configuration(&lab, &[("jail.local", "[sshd]\nmaxrety = 3\n")]);
+    show("typo", &["run", "-c", &c]);
+    configuration(&lab, &[("jail.local", "[sshd]\nignoreip = 300.1.1.1\n")]);
+    show("ignoreip", &["run", "-c", &c]);
+    sh(&lab, &format!("{F2B} detach; rm config/jail.local; mkdir config/jail.local"));
+    show("jail.local is dir", &["run", "-c", &c]);
+    sh(&lab, "mkdir -p /sys/fs/bpf/f2b/v1 /sys/fs/bpf/f2b/links; bpftool map create /sys/fs/bpf/f2b/v1/bans type lru_hash key 16 value 16 entries 131072 name bans");
+    show("lru", &["run"]);
+    sh(&lab, "rm /sys/fs/bpf/f2b/v1/bans; bpftool map create /sys/fs/bpf/f2b/links/eth0 type hash key 16 value 16 entries 131072 name bans");
+    show("link is map", &["run"]);
+    sh(&lab, "ip link set lo down; mv /sys/fs/bpf/f2b/links/eth0 /sys/fs/bpf/f2b/v1/bans 2>&1 || true");
+    show("detach", &["detach"]);
+    let foreign = attach_foreign_program(&lab, "eth0");
+    fs::create_dir_all("/tmp/none").unwrap();
+    show("foreign", &["run"]);
+    drop(foreign);
+    let agent = Agent::start(&lab, "");
+    show("json ban refused", &["--json", "ban", "sshd", "127.0.0.1"]);
+    show("json nope", &["--json", "ban", "nope", "127.0.0.1"]);
+    show("some", &["ban", "sshd", "127.0.0.1", "192.0.2.4", "198.51.100.1"]);
+    show("ban unspecified", &["ban", "sshd", "0.0.0.0", "::", "255.255.255.255", "ff02::1", "::ffff:192.0.2.5"]);
+    show("mapped", &["unban", "192.0.2.5"]);
+    show("mapped own", &["ban", "sshd", "::ffff:127.0.0.1"]);
+    show("banned", &["banned"]);
+    show("clap", &["ban", "sshd", "x"]);
+    show("clap", &["unban"]);
+    show("clap", &["run", "--mode", "fast"]);
+    show("detach", &["detach"]);
+    drop(agent);
+}

@@ -59,16 +59,17 @@ nsenter --net=/run/netns/attackers sh -euc "$quiet"
 
 ip link add eth0 type veth peer name peer0 netns attackers
 ip -batch - <<END
+link set eth0 up
 address add 198.51.100.1/24 dev eth0
 address add 2001:db8:51::1/64 dev eth0 nodad
-link set eth0 up
 END
 {
+    # Up first: an IPv6 address added to an interface that is down does not always hear its neighbours' questions.
+    echo 'link set peer0 up'
     for n in $(seq 2 254); do
         echo "address add 198.51.100.$n/24 dev peer0"
         printf 'address add 2001:db8:51::%x/64 dev peer0 nodad\n' "$n"
     done
-    echo 'link set peer0 up'
 } | ip -n attackers -batch -
 ip route add default via 198.51.100.254
 ip route add default via 2001:db8:51::fe
