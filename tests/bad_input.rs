@@ -367,7 +367,12 @@ fn zz_probe() {
     add_bridge(&lab);
     let show = |what: &str, args: &[&str]| {
         let out = lab.server("timeout").args(["3", F2B]).args(args).env("NO_COLOR", "1").output();
-        eprintln!("PROBE {what} {args:?} -> {:?}\n{}{}---", out.status.code(), String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        eprintln!(
+            "PROBE {what} {args:?} -> {:?}\n{}{}---",
+            out.status.code(),
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
     };
     show("native", &["run", "-i", "br0", "--mode", "native"]);
     show("auto", &["run", "-i", "br0"]);
@@ -385,7 +390,13 @@ fn zz_probe() {
     show("cfile", &["run", "-c", text(&lab.dir().join("file"))]);
     show("sockunder", &["run", "--socket", "file/x"]);
     show("rel", &["run", "--dry-run", "--socket", "relative.sock"]);
-    let c = configuration(&lab, &[("filter.d/broken.conf", "[Definition]\nfailregex = ^(no end <HOST>\n"), ("jail.local", "[sshd]\nenabled=false\n[broken]\nenabled=true\njournalmatch=_COMM=x\n")]);
+    let c = configuration(
+        &lab,
+        &[
+            ("filter.d/broken.conf", "[Definition]\nfailregex = ^(no end <HOST>\n"),
+            ("jail.local", "[sshd]\nenabled=false\n[broken]\nenabled=true\njournalmatch=_COMM=x\n"),
+        ],
+    );
     show("all broken", &["run", "-c", &c]);
     configuration(&lab, &[("jail.local", "[sshd]\nbantime = %(nope)s\n")]);
     show("interp", &["run", "-c", &c]);
@@ -397,9 +408,15 @@ fn zz_probe() {
     show("ignoreip", &["run", "-c", &c]);
     sh(&lab, &format!("{F2B} detach; rm config/jail.local; mkdir config/jail.local"));
     show("jail.local is dir", &["run", "-c", &c]);
-    sh(&lab, "mkdir -p /sys/fs/bpf/f2b/v1 /sys/fs/bpf/f2b/links; bpftool map create /sys/fs/bpf/f2b/v1/bans type lru_hash key 16 value 16 entries 131072 name bans");
+    sh(
+        &lab,
+        "mkdir -p /sys/fs/bpf/f2b/v1 /sys/fs/bpf/f2b/links; bpftool map create /sys/fs/bpf/f2b/v1/bans type lru_hash key 16 value 16 entries 131072 name bans",
+    );
     show("lru", &["run"]);
-    sh(&lab, "rm /sys/fs/bpf/f2b/v1/bans; bpftool map create /sys/fs/bpf/f2b/links/eth0 type hash key 16 value 16 entries 131072 name bans");
+    sh(
+        &lab,
+        "rm /sys/fs/bpf/f2b/v1/bans; bpftool map create /sys/fs/bpf/f2b/links/eth0 type hash key 16 value 16 entries 131072 name bans",
+    );
     show("link is map", &["run"]);
     sh(&lab, "ip link set lo down; mv /sys/fs/bpf/f2b/links/eth0 /sys/fs/bpf/f2b/v1/bans 2>&1 || true");
     show("detach", &["detach"]);
@@ -411,7 +428,10 @@ fn zz_probe() {
     show("json ban refused", &["--json", "ban", "sshd", "127.0.0.1"]);
     show("json nope", &["--json", "ban", "nope", "127.0.0.1"]);
     show("some", &["ban", "sshd", "127.0.0.1", "192.0.2.4", "198.51.100.1"]);
-    show("ban unspecified", &["ban", "sshd", "0.0.0.0", "::", "255.255.255.255", "ff02::1", "::ffff:192.0.2.5"]);
+    show(
+        "ban unspecified",
+        &["ban", "sshd", "0.0.0.0", "::", "255.255.255.255", "ff02::1", "::ffff:192.0.2.5"],
+    );
     show("mapped", &["unban", "192.0.2.5"]);
     show("mapped own", &["ban", "sshd", "::ffff:127.0.0.1"]);
     show("banned", &["banned"]);

@@ -73,6 +73,19 @@ fn bpftool_shows_a_ban_with_named_fields() {
     }
 }
 
+#[test]
+fn dropped_packets_are_logged_only_when_asked_for() {
+    let attacker = attacker_v4(7);
+    for (args, logged) in [(&[][..], false), (&["--log-drops"][..], true)] {
+        let lab = Lab::new();
+        let agent = Agent::start_with(&lab, "", args);
+        f2b_ok(&lab, &["ban", "sshd", &attacker.to_string()]);
+        assert!(!lab.connects(attacker));
+        let line = format!("dropped a packet from ::ffff:{attacker}");
+        assert_eq!(agent.process.log().contains(&line), logged, "{}", agent.process.log());
+    }
+}
+
 /// The address in an entry of the map, as bpftool prints it.
 fn key(entry: &Value) -> IpAddr {
     let bytes = entry["key"]["addr"].as_array().expect("sixteen bytes").iter();

@@ -114,8 +114,10 @@ impl<M: BanMap> Agent<M> {
         for address in addresses {
             let Some(until) = self.bans.until(address) else { continue };
             if in_kernel.get(&address).is_none_or(|held| ends_later(until, *held)) {
-                self.map.set(address, until, now)?;
-                restored += 1;
+                match self.map.set(address, until, now) {
+                    Ok(()) => restored += 1,
+                    Err(error) => error!(ip = %address, "Not restored: {error:#}"),
+                }
             }
         }
         if !self.bans.is_empty() {
@@ -148,7 +150,9 @@ impl<M: BanMap> Agent<M> {
             Outcome::Ignored(Ignored::IgnoreIp) => info!(jail = name, %ip, "Ignore: ignoreip names it"),
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
             Outcome::AlreadyOver => info!(jail = name, %ip, "Its ban would be over already"),
-            Outcome::Ban { .. } if self.bans.has(ip, name) => info!(jail = name, %ip, "Already banned"),
+            Outcome::Ban { .. } if self.bans.until_of(ip, name).is_some() => {
+                info!(jail = name, %ip, "Already banned")
+            }
             Outcome::Ban { until } => {
                 info!(jail = name, %ip, user = failure.user, "Found");
                 if let Err(error) = self.ban(&line.jail, ip, until, now) {
@@ -160,13 +164,14 @@ impl<M: BanMap> Agent<M> {
 
     /// Bans `ip` for `jail`.
     fn ban(&mut self, jail: &str, ip: IpAddr, until: Until, now: SystemTime) -> Result<()> {
-        let before = self.bans.until(ip);
+        let before = self.bans.until_of(ip, jail);
         let change = self.bans.add(ip, jail, until);
         if let Err(error) = self.apply(ip, change, now) {
-            // What the kernel does not hold is not banned, whatever the agent thinks.
-            if before.is_none() {
-                self.bans.remove(ip, jail);
-            }
+            // What the kernel does not hold is not banned, whatever the agent would like.
+            match before {
+                Some(until) => self.bans.add(ip, jail, until),
+                None => self.bans.remove(ip, jail),
+            };
             return Err(error);
         }
         if let Some(jail) = self.jails.get_mut(jail) {

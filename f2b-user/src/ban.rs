@@ -116,9 +116,9 @@ impl BanSet {
         self.bans.get(&address)?.values().max().copied()
     }
 
-    /// Whether `owner` bans `address`.
-    pub fn has(&self, address: IpAddr, owner: &str) -> bool {
-        self.bans.get(&address).is_some_and(|owners| owners.contains_key(owner))
+    /// When `owner`'s ban of `address` ends, or `None` if it has none.
+    pub fn until_of(&self, address: IpAddr, owner: &str) -> Option<Until> {
+        self.bans.get(&address)?.get(owner).copied()
     }
 
     /// Who bans `address`.

@@ -2,6 +2,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use nix::unistd::geteuid;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -47,6 +48,10 @@ enum ModeArg {
 impl Run {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self, global: Global) -> Result<()> {
+        // Before anything is made that would have to be unmade.
+        if !self.dry_run && !geteuid().is_root() {
+            bail!("only root can load the XDP program; try again with sudo, or with --dry-run");
+        }
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -64,13 +69,12 @@ impl Run {
         }
         let net = Net::new()?;
         let now = SystemTime::now();
+        let socket = ControlSocket::bind(&global.socket)?;
         if self.dry_run {
-            let socket = ControlSocket::bind(&global.socket)?;
             info!("Dry run: deciding everything, enforcing nothing");
             let agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config, now);
             return agent.dry_run().run(socket, net).await;
         }
-        let socket = ControlSocket::bind(&global.socket)?;
         let kernel = Kernel::open(self.kernel(), &net).await?;
         let store = match Store::open(&self.state_dir) {
             Ok(store) => store,

@@ -44,11 +44,12 @@ impl ControlSocket {
     /// Something listens there already, or what is there is no socket.
     pub fn bind(path: &Path) -> Result<Self> {
         make_way(path)?;
+        let cannot_listen =
+            || format!("cannot listen at {}; choose another place with --socket", path.display());
         if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+            fs::create_dir_all(dir).with_context(cannot_listen)?;
         }
-        let listener =
-            UnixListener::bind(path).with_context(|| format!("listening at {}", path.display()))?;
+        let listener = UnixListener::bind(path).with_context(cannot_listen)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path: path.to_owned() })
     }

@@ -23,7 +23,6 @@ use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, FOREVER, MAX_BANS, PR
 use nix::{
     errno::Errno,
     time::{ClockId, clock_gettime},
-    unistd::geteuid,
 };
 use tokio::time::interval;
 use tracing::{info, warn};
@@ -86,9 +85,6 @@ impl Kernel {
     /// # Errors
     /// One sentence that says what to do. What was made until then is removed again.
     pub async fn open(options: Options, net: &Net) -> Result<Self> {
-        if !geteuid().is_root() {
-            bail!("f2b needs root to load its XDP program; start it with sudo, or try --dry-run");
-        }
         let interfaces = choose_interfaces(&options.interfaces, net).await?;
         let mut pins = Pins::open(&options.pin_dir)?;
         let mut to_attach = Vec::new();
