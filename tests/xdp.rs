@@ -19,8 +19,9 @@ use aya::{
 use f2b::xdp::OBJECT;
 use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, FOREVER, PROGRAM};
 use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
-    unistd::Uid,
+    unistd::{Pid, Uid},
 };
 
 /// The sources of one family, each named for what is known about it.
@@ -197,15 +198,17 @@ fn a_ban_lapses_in_the_kernel_within_a_timer_tick_of_its_end() {
 
 #[test]
 fn two_cpus_that_drop_for_the_same_ban_lose_no_count() {
-    const EACH: u32 = 100_000;
+    const EACH: u32 = 1_000_000;
     let filter = Filter::with_bans();
     let frame = udp(V4.banned);
     let start = Barrier::new(2);
     thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for cpu in two_cpus() {
+            let (filter, frame, start) = (&filter, &frame, &start);
+            scope.spawn(move || {
+                sched_setaffinity(Pid::from_raw(0), &cpu).expect("the CPU is ours to use");
                 start.wait();
-                assert_eq!(filter.run(&frame, EACH), Verdict::Dropped.action());
+                assert_eq!(filter.run(frame, EACH), Verdict::Dropped.action());
             });
         }
     });
@@ -340,6 +343,17 @@ fn combine(a: Counters, b: Counters, with: fn(u64, u64) -> u64) -> Counters {
 fn sum(counters: Counters) -> u64 {
     let Counters { passed, dropped, lapsed, not_ip, malformed } = counters;
     passed + dropped + lapsed + not_ip + malformed
+}
+
+/// Two CPUs that this test may run on.
+fn two_cpus() -> [CpuSet; 2] {
+    let ours = sched_getaffinity(Pid::from_raw(0)).expect("a thread may ask for its CPUs");
+    let mut cpus = (0..CpuSet::count()).filter(|cpu| ours.is_set(*cpu) == Ok(true));
+    [(); 2].map(|()| {
+        let mut one = CpuSet::new();
+        one.set(cpus.next().expect("this test needs two CPUs")).expect("it is one of those counted");
+        one
+    })
 }
 
 /// The kernel's clock that bans end by.

@@ -54,12 +54,11 @@ pub struct Agent<M> {
     own_addresses: Vec<IpAddr>,
     config_dir: Option<PathBuf>,
     dry_run: bool,
-    started: SystemTime,
 }
 
 impl<M: BanMap> Agent<M> {
     /// An agent for `config`, with nothing banned yet; see [`restore`](Self::restore).
-    pub fn new(config: Config, map: M, store: Store, config_dir: Option<PathBuf>, now: SystemTime) -> Self {
+    pub fn new(config: Config, map: M, store: Store, config_dir: Option<PathBuf>) -> Self {
         let jails =
             config.jails.into_iter().map(|settings| (settings.name.clone(), Jail::new(settings))).collect();
         Self {
@@ -70,7 +69,6 @@ impl<M: BanMap> Agent<M> {
             own_addresses: Vec::new(),
             config_dir,
             dry_run: false,
-            started: now,
         }
     }
 
@@ -248,7 +246,6 @@ impl<M: BanMap> Agent<M> {
             capacity: self.map.capacity(),
             packets: self.map.counters()?.into(),
             dry_run: self.dry_run,
-            started: self.started,
         }))
     }
 

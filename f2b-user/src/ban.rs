@@ -7,17 +7,56 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
 
 /// When a ban ends. Ordered: everything ends before [`Until::Forever`].
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+///
+/// In JSON: seconds since 1970, or `"forever"`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(from = "UntilJson", into = "UntilJson")]
 pub enum Until {
     Time(SystemTime),
     Forever,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum UntilJson {
+    Seconds(f64),
+    Word(Word),
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Forever,
+}
+
+impl From<Until> for UntilJson {
+    fn from(until: Until) -> Self {
+        match until {
+            Until::Time(end) => {
+                Self::Seconds(end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64())
+            }
+            Until::Forever => Self::Word(Word::Forever),
+        }
+    }
+}
+
+impl From<UntilJson> for Until {
+    fn from(json: UntilJson) -> Self {
+        match json {
+            UntilJson::Word(Word::Forever) => Self::Forever,
+            // What no clock can show is as good as for ever.
+            UntilJson::Seconds(seconds) => Duration::try_from_secs_f64(seconds)
+                .ok()
+                .and_then(|since_epoch| SystemTime::UNIX_EPOCH.checked_add(since_epoch))
+                .map_or(Self::Forever, Self::Time),
+        }
+    }
 }
 
 impl Until {
@@ -165,8 +204,6 @@ impl BanSet {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
@@ -177,6 +214,14 @@ mod tests {
 
     fn until(seconds: u64) -> Until {
         Until::Time(at(seconds))
+    }
+
+    #[test]
+    fn ends_in_json_are_seconds_or_forever() {
+        for (end, json) in [(until(600), "600.0"), (Until::Forever, "\"forever\"")] {
+            assert_eq!(serde_json::to_string(&end).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Until>(json).unwrap(), end);
+        }
     }
 
     #[test]

@@ -68,11 +68,10 @@ impl Run {
             bail!("no jail is enabled in {}; enable one with `enabled = true`", config.origin);
         }
         let net = Net::new()?;
-        let now = SystemTime::now();
         let socket = ControlSocket::bind(&global.socket)?;
         if self.dry_run {
             info!("Dry run: deciding everything, enforcing nothing");
-            let agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config, now);
+            let agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config);
             return agent.dry_run().run(socket, net).await;
         }
         let kernel = Kernel::open(self.kernel(), &net).await?;
@@ -83,8 +82,8 @@ impl Run {
                 Store::in_memory().context("opening a store in memory")?
             }
         };
-        let mut agent = Agent::new(config, kernel, store, global.config, now);
-        agent.restore(now)?;
+        let mut agent = Agent::new(config, kernel, store, global.config);
+        agent.restore(SystemTime::now())?;
         agent.map().attach()?;
         agent.run(socket, net).await
     }

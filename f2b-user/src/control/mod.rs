@@ -3,7 +3,7 @@
 pub mod client;
 pub mod server;
 
-use std::{net::IpAddr, time::SystemTime};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,6 @@ pub struct Status {
     pub capacity: u32,
     pub packets: Packets,
     pub dry_run: bool,
-    pub started: SystemTime,
 }
 
 /// Frames by verdict since the maps were made; see [`f2b_ebpf::Counters`].
