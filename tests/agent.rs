@@ -77,7 +77,7 @@ impl Drop for DryRun {
 fn f2b(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(F2B);
     command.args(args).arg("-c").arg(dir).arg("--socket").arg(dir.join("f2b.sock"));
-    command.env("NO_COLOR", "1").env("TZ", "UTC").stdin(Stdio::null()).stderr(Stdio::piped());
+    command.env("TZ", "UTC").stdin(Stdio::null()).stderr(Stdio::piped());
     command
 }
 
@@ -121,7 +121,7 @@ fn what_must_not_be_banned_is_refused() {
     assert_eq!(run.refused(&["ban", "sshd", "192.0.2.7"]), "f2b: not banned: 192.0.2.7: ignoreip names it\n");
     assert_eq!(run.ok(&["banned"]), "Nothing is banned.\n");
     let unknown = run.refused(&["status", "nginx"]);
-    assert_eq!(unknown, "f2b: Sorry but the jail 'nginx' does not exist; there are: sshd\n");
+    assert_eq!(unknown, "f2b: there is no jail nginx; there are: sshd\n");
 }
 
 #[test]

@@ -24,7 +24,14 @@ const NOBODY: &str = "65534";
 fn an_unknown_interface_is_answered_with_those_there_are() {
     let lab = Lab::network_only();
     let error = refused(&lab, &["run", "-i", "nope0"]);
-    assert_eq!(error, "there is no interface nope0; there are lo, eth0");
+    assert_eq!(error, "there is no interface \"nope0\"; there are lo, eth0");
+}
+
+#[test]
+fn an_interface_named_twice_is_one_interface() {
+    let lab = Lab::network_only();
+    Agent::start_with(&lab, "", &["-i", "eth0", "-i", "eth0"]);
+    assert!(id_of_program_on(&lab, "eth0").parse::<u32>().is_ok());
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn a_foreign_xdp_program_is_named_and_never_evicted() {
     let id = id_of_program_on(&lab, "eth0");
     let error = refused(&lab, &["run"]);
     let named =
-        format!(r#"interface eth0 already has the XDP program "f2b" (id {id}), which f2b will not evict;"#);
+        format!(r#"interface eth0 already has the XDP program "fw0" (id {id}), which f2b will not evict;"#);
     assert_begins(&error, &named);
     assert_eq!(id_of_program_on(&lab, "eth0"), id);
 }
@@ -52,7 +59,8 @@ fn native_mode_is_refused_where_the_driver_has_no_xdp() {
     let lab = Lab::network_only();
     add_bridge(&lab);
     let error = refused(&lab, &["run", "-i", "br0", "--mode", "native"]);
-    assert_begins(&error, "interface br0 cannot run XDP in its driver; leave out --mode native");
+    assert_begins(&error, "interface br0 cannot run XDP in its driver (");
+    assert!(error.ends_with("Operation not supported (os error 95)); leave out --mode native"), "{error}");
 }
 
 #[test]
@@ -101,7 +109,7 @@ fn pins_need_a_bpf_file_system() {
     let lab = Lab::network_only();
     let elsewhere = lab.dir().join("pins");
     let error = refused(&lab, &["run", "--pin-dir", text(&elsewhere)]);
-    let advice = "is not on a BPF file system; mount one with: mount -t bpf bpf /sys/fs/bpf";
+    let advice = "is not on a BPF file system; mount one with `mount -t bpf bpf /sys/fs/bpf` and choose a place below it";
     assert_eq!(error, format!("{} {advice}", elsewhere.display()));
 
     sh(&lab, "umount /sys/fs/bpf");
@@ -120,7 +128,7 @@ fn a_pinned_map_of_another_layout_is_left_alone() {
     });
     let error = refused(&lab, &["run"]);
     assert_begins(&error, &format!("the pinned map {} has another layout", pin.display()));
-    assert!(error.contains("(4 bytes of key, 8 of value, 16 entries;"), "{error}");
+    assert!(error.contains("(Hash, 4 bytes of key, 8 of value, 16 entries;"), "{error}");
     assert!(error.contains("remove it with `f2b detach`"), "{error}");
 
     f2b_ok(&lab, &["detach"]);
@@ -134,7 +142,7 @@ fn a_pinned_map_of_another_type_is_left_alone() {
     let like_ours = "key 16 value 16 entries 131072 name bans";
     sh(&lab, &format!("mkdir -p {PINS}/v1; bpftool map create {pin} type lru_hash {like_ours}"));
     let error = refused(&lab, &["run"]);
-    assert_begins(&error, &format!("the pinned map {pin} has another layout"));
+    assert_begins(&error, &format!("the pinned map {pin} has another layout (LruHash,"));
 }
 
 #[test]
@@ -149,13 +157,13 @@ fn a_second_agent_is_refused_by_whatever_it_shares_with_the_first() {
     assert_begins(&error, &format!("an agent is already listening at {DEFAULT_SOCKET}; stop it first"));
 
     let error = refused(&lab, &other_socket);
-    assert_begins(&error, &format!("another f2b agent works in {PINS}; stop it first"));
+    let works_there = format!("a running f2b agent works in {PINS}; stop it first");
+    assert_eq!(error, format!("{works_there}, or give this one another --pin-dir"));
 
     let error = refused(&lab, &[&other_socket[..], &other_pins[..]].concat());
-    assert_begins(&error, r#"interface eth0 already has the XDP program "f2b""#);
+    assert_begins(&error, "interface eth0 has the XDP program of another f2b (id ");
 
-    let error = refused(&lab, &["detach"]);
-    assert_begins(&error, &format!("another f2b agent works in {PINS}; stop it first"));
+    assert_eq!(refused(&lab, &["detach"]), works_there);
 
     assert!(agent.process.is_running());
     assert!(f2b_ok(&lab, &["status"]).contains("eth0 (native)"));
@@ -179,7 +187,7 @@ fn a_missing_configuration_directory_is_named() {
     let lab = Lab::network_only();
     let missing = lab.dir().join("missing");
     let error = refused(&lab, &["run", "-c", text(&missing)]);
-    assert_eq!(error, format!("-c {}: there is no such directory", missing.display()));
+    assert_eq!(error, format!("-c {}: it is no directory", missing.display()));
 }
 
 #[test]
@@ -198,7 +206,7 @@ fn no_jail_to_run_is_an_error() {
     let lab = Lab::network_only();
     let config = configuration(&lab, &[("jail.local", "[sshd]\nenabled = false\n")]);
     let error = refused(&lab, &["run", "-c", &config]);
-    assert_eq!(error, format!("no jail is enabled in {config}; enable one with `enabled = true`"));
+    assert_eq!(error, format!("no jail can start from {config}; enable one with `enabled = true`"));
 }
 
 #[test]
@@ -238,7 +246,7 @@ fn an_unknown_jail_is_answered_with_those_there_are() {
     let lab = Lab::network_only();
     let _agent = Agent::start(&lab, "");
     for request in [&["status", "nope"] as &[_], &["ban", "nope", "192.0.2.1"]] {
-        assert_eq!(refused(&lab, request), "Sorry but the jail 'nope' does not exist; there are: sshd");
+        assert_eq!(refused(&lab, request), "there is no jail nope; there are: sshd");
     }
 }
 
@@ -250,6 +258,10 @@ fn addresses_that_must_not_be_banned_are_refused_by_hand_too() {
     assert_eq!(error, "not banned: 192.0.2.9: ignoreip names it");
     let error = refused(&lab, &["ban", "sshd", "127.0.0.1"]);
     assert_eq!(error, "not banned: 127.0.0.1: it is this machine's own address");
+    let error = refused(&lab, &["ban", "sshd", "255.255.255.255"]);
+    assert_eq!(error, "not banned: 255.255.255.255: it is no host's address");
+    let json = f2b(&lab, &["ban", "sshd", "192.0.2.9", "--json"]);
+    assert_eq!(json.status.code(), Some(1), "with --json, too");
     let error = refused(&lab, &["ban", "sshd", "198.51.100.1"]);
     assert_eq!(error, "not banned: 198.51.100.1: it is this machine's own address");
     assert_eq!(f2b_ok(&lab, &["banned"]), "Nothing is banned.\n");
@@ -335,9 +347,16 @@ fn add_bridge(lab: &Lab) {
 /// Puts a program on the interface that no agent has pinned. It stays until it is dropped.
 fn attach_foreign_program(lab: &Lab, interface: &str) -> Ebpf {
     lab.inside(Host::Server, || {
-        let mut ebpf = EbpfLoader::new().load(OBJECT).expect("root may load maps");
+        // Our own object under another name is as foreign as any.
+        let mut object = OBJECT.to_vec();
+        for at in 0..object.len() - 5 {
+            if object[at..].starts_with(b"\0f2b\0") {
+                object[at + 1..at + 4].copy_from_slice(b"fw0");
+            }
+        }
+        let mut ebpf = EbpfLoader::new().load(&object).expect("root may load maps");
         let program: &mut Xdp =
-            ebpf.program_mut("f2b").expect("it is there").try_into().expect("it is for XDP");
+            ebpf.program_mut("fw0").expect("it is there").try_into().expect("it is for XDP");
         program.load().expect("the verifier takes it");
         program.attach(interface, XdpMode::Driver).expect("nothing is attached yet");
         ebpf

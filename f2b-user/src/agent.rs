@@ -142,11 +142,8 @@ impl<M: BanMap> Agent<M> {
             Outcome::Counted { count } => {
                 info!(jail = name, %ip, user = failure.user, count, "Found");
             }
-            Outcome::Ignored(Ignored::OwnAddress) => {
-                info!(jail = name, %ip, "Ignore: it is this machine's own address")
-            }
-            Outcome::Ignored(Ignored::IgnoreIp) => info!(jail = name, %ip, "Ignore: ignoreip names it"),
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
+            Outcome::Ignored(reason) => info!(jail = name, %ip, "Ignore: {reason}"),
             Outcome::AlreadyOver => info!(jail = name, %ip, "Its ban would be over already"),
             Outcome::Ban { .. } if self.bans.until_of(ip, name).is_some() => {
                 info!(jail = name, %ip, "Already banned")
@@ -223,12 +220,14 @@ impl<M: BanMap> Agent<M> {
 
     /// Answers a request; `reload` is the loop's business.
     pub fn answer(&mut self, request: Request, now: SystemTime) -> Answer {
+        let canonical =
+            |addresses: Vec<IpAddr>| -> Vec<IpAddr> { addresses.iter().map(IpAddr::to_canonical).collect() };
         let answer = match request {
             Request::Status => self.status(),
             Request::JailStatus { jail } => self.jail_status(&jail),
             Request::Banned => self.banned(now),
-            Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
-            Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
+            Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &canonical(addresses), now)),
+            Request::Unban { addresses } => Ok(self.unban_by_hand(&canonical(addresses), now)),
             Request::UnbanAll => {
                 let all: Vec<_> = self.bans.iter().map(|(address, ..)| address).collect();
                 Ok(self.unban_by_hand(&all, now))
@@ -293,8 +292,7 @@ impl<M: BanMap> Agent<M> {
         for &address in addresses {
             let ignored = self.jails.get(name).and_then(|jail| jail.ignores(address, &self.own_addresses));
             let result = match ignored {
-                Some(Ignored::OwnAddress) => Err("it is this machine's own address".to_owned()),
-                Some(_) => Err("ignoreip names it".to_owned()),
+                Some(reason) => Err(reason.to_string()),
                 None => self.ban(name, address, until, now).map_err(|error| format!("{error:#}")),
             };
             match result {
@@ -321,7 +319,7 @@ impl<M: BanMap> Agent<M> {
 
     fn no_such_jail(&self, name: &str) -> String {
         let known = self.jails.keys().cloned().collect::<Vec<_>>().join(", ");
-        format!("Sorry but the jail '{name}' does not exist; there are: {known}")
+        format!("there is no jail {name}; there are: {known}")
     }
 
     /// Reads the configuration again. Jails that stay keep what they counted and banned; those that go end their bans.
@@ -395,7 +393,12 @@ impl<M: BanMap> Agent<M> {
                 // In this order: what ends a ban or the agent must not wait behind a flood of lines.
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
-                    info!(signal, bans = self.bans.len(), "Stopped; the bans stay in the kernel");
+                    let bans = self.bans.len();
+                    if self.dry_run {
+                        info!(signal, bans, "Stopped the dry run");
+                    } else {
+                        info!(signal, bans, "Stopped; the bans stay in the kernel");
+                    }
                     return Ok(());
                 }
                 _ = hangup.recv() => {

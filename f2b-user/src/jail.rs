@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, SystemTime},
 };
 
@@ -36,15 +37,28 @@ impl Tally {
     }
 }
 
-/// Why a failure was not counted.
+/// Why a failure was not counted, or an address not banned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ignored {
+    /// Unspecified, broadcast or multicast: no packet worth dropping comes from there.
+    NoHost,
     /// It is one of this machine's own addresses (`ignoreself`).
     OwnAddress,
     /// `ignoreip` names it.
     IgnoreIp,
     /// It happened more than `findtime` ago.
     TooOld,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoHost => "it is no host's address",
+            Self::OwnAddress => "it is this machine's own address",
+            Self::IgnoreIp => "ignoreip names it",
+            Self::TooOld => "it is too old to count",
+        })
+    }
 }
 
 /// What a failure leads to.
@@ -122,6 +136,10 @@ impl Jail {
 
     /// Whether `address` must never be banned, and why. IPv4 loopback and the like are in `ignoreip` by default.
     pub fn ignores(&self, address: IpAddr, own: &[IpAddr]) -> Option<Ignored> {
+        let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if address.is_unspecified() || address.is_multicast() || broadcast {
+            return Some(Ignored::NoHost);
+        }
         if self.settings.ignoreself && own.contains(&address) {
             return Some(Ignored::OwnAddress);
         }
@@ -222,6 +240,10 @@ mod tests {
         for loopback in ["127.0.0.1", "127.9.9.9", "::1"] {
             let outcome = jail.failure(loopback.parse().unwrap(), at(0), &own, at(0));
             assert_eq!(outcome, Outcome::Ignored(Ignored::IgnoreIp), "{loopback}");
+        }
+        for no_host in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1"] {
+            let outcome = jail.failure(no_host.parse().unwrap(), at(0), &own, at(0));
+            assert_eq!(outcome, Outcome::Ignored(Ignored::NoHost), "{no_host}");
         }
         assert_eq!(jail.total_failed(), 0);
     }

@@ -38,7 +38,7 @@ impl<'lab> Agent<'lab> {
 
     /// Starts the agent and returns at once.
     pub fn launch(lab: &'lab Lab, jail_local: &str, args: &[&str]) -> Self {
-        let mut program = lab.server(F2B).arg("run").args(args).env("NO_COLOR", "1");
+        let mut program = lab.server(F2B).arg("run").args(args);
         if !jail_local.is_empty() {
             let config = lab.dir().join("config");
             fs::create_dir_all(&config).expect("the lab's directory is writable");
@@ -80,7 +80,7 @@ pub fn f2b(lab: &Lab, args: &[&str]) -> Output {
 
 /// `f2b` on the server of the lab, to be run.
 pub fn f2b_program(lab: &Lab, args: &[&str]) -> Program {
-    lab.server(F2B).args(args).env("NO_COLOR", "1")
+    lab.server(F2B).args(args)
 }
 
 /// Runs `f2b`, which must succeed; what it printed.

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::{Global, print, unexpected};
+use super::Global;
 use crate::control::{Answer, Request};
 
 #[derive(Args, Debug)]
@@ -15,22 +15,20 @@ pub(super) struct Ban {
 
 impl Ban {
     pub(super) fn run(self, global: &Global) -> Result<()> {
-        match global.ask(&Request::Ban { jail: self.jail, addresses: self.addresses })? {
-            None => Ok(()),
-            Some(Answer::BanDone { until, banned, refused }) => {
-                for address in banned {
-                    print(&format!("{address} is banned until {until}\n"))?;
-                }
-                let refused: Vec<_> = refused
-                    .iter()
-                    .map(|refused| format!("{}: {}", refused.address, refused.reason))
-                    .collect();
-                if !refused.is_empty() {
-                    bail!("not banned: {}", refused.join("; "));
-                }
-                Ok(())
+        let request = Request::Ban { jail: self.jail, addresses: self.addresses };
+        let answer = global.ask(&request, |answer| match answer {
+            Answer::BanDone { until, banned, .. } => {
+                Some(banned.iter().map(|address| format!("{address} is banned until {until}\n")).collect())
             }
-            Some(other) => Err(unexpected(&other)),
+            _ => None,
+        })?;
+        if let Answer::BanDone { refused, .. } = answer
+            && !refused.is_empty()
+        {
+            let refused: Vec<_> =
+                refused.iter().map(|refused| format!("{}: {}", refused.address, refused.reason)).collect();
+            bail!("not banned: {}", refused.join("; "));
         }
+        Ok(())
     }
 }

@@ -1,15 +1,15 @@
 use anyhow::Result;
 
-use super::{Global, print, unexpected};
+use super::Global;
 use crate::control::{Answer, BanInfo, Request};
 
 pub(super) fn run(global: &Global) -> Result<()> {
-    match global.ask(&Request::Banned)? {
-        None => Ok(()),
-        Some(Answer::Banned { bans }) if bans.is_empty() => print("Nothing is banned.\n"),
-        Some(Answer::Banned { bans }) => print(&table(&bans)),
-        Some(other) => Err(unexpected(&other)),
-    }
+    global.ask(&Request::Banned, |answer| match answer {
+        Answer::Banned { bans } if bans.is_empty() => Some("Nothing is banned.\n".into()),
+        Answer::Banned { bans } => Some(table(bans)),
+        _ => None,
+    })?;
+    Ok(())
 }
 
 fn table(bans: &[BanInfo]) -> String {

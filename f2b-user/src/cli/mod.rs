@@ -89,20 +89,16 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 impl Global {
-    /// Asks the agent; with `--json`, prints its answer as it is and returns `None`.
-    fn ask(&self, request: &Request) -> Result<Option<Answer>> {
+    /// Asks the agent and prints its answer: with `--json` as it is, else as `text` puts it (`None` for an answer to
+    /// another question).
+    fn ask(&self, request: &Request, text: impl FnOnce(&Answer) -> Option<String>) -> Result<Answer> {
         let answer = client::ask(&self.socket, request)?;
-        if self.json {
-            print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))?;
-            return Ok(None);
-        }
-        Ok(Some(answer))
+        let text = text(&answer).with_context(|| {
+            format!("the agent answers something else ({answer:?}); is it another version of f2b?")
+        })?;
+        print(&if self.json { format!("{}\n", serde_json::to_string_pretty(&answer)?) } else { text })?;
+        Ok(answer)
     }
-}
-
-/// An answer to another question than was asked.
-fn unexpected(answer: &Answer) -> anyhow::Error {
-    anyhow::anyhow!("the agent answers something else ({answer:?}); is it another version of f2b?")
 }
 
 fn print(text: &str) -> Result<()> {

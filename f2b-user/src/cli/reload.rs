@@ -1,17 +1,14 @@
 use anyhow::Result;
 
-use super::{Global, print, unexpected};
+use super::Global;
 use crate::control::{Answer, Request};
 
 pub(super) fn run(global: &Global) -> Result<()> {
-    match global.ask(&Request::Reload)? {
-        None => Ok(()),
-        Some(Answer::Reloaded { warnings }) => {
-            for warning in warnings {
-                print(&format!("{warning}\n"))?;
-            }
-            print("OK\n")
+    global.ask(&Request::Reload, |answer| match answer {
+        Answer::Reloaded { warnings } => {
+            Some(warnings.iter().map(|warning| format!("{warning}\n")).chain(["OK\n".into()]).collect())
         }
-        Some(other) => Err(unexpected(&other)),
-    }
+        _ => None,
+    })?;
+    Ok(())
 }

@@ -1,4 +1,9 @@
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    time::SystemTime,
+};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -53,10 +58,10 @@ impl Run {
             bail!("only root can load the XDP program; try again with sudo, or with --dry-run");
         }
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_target(false)
-            .with_writer(std::io::stderr)
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+        // Colours are for eyes, not for files and journals.
+        log.with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none())
+            .with_writer(io::stderr)
             .init();
 
         let config = Config::load(global.config.as_deref())?;
@@ -65,7 +70,12 @@ impl Run {
             warn!("{warning}");
         }
         if config.jails.is_empty() {
-            bail!("no jail is enabled in {}; enable one with `enabled = true`", config.origin);
+            let what_to_do = if config.warnings.is_empty() {
+                "enable one with `enabled = true`"
+            } else {
+                "see the warnings above"
+            };
+            bail!("no jail can start from {}; {what_to_do}", config.origin);
         }
         let net = Net::new()?;
         let socket = ControlSocket::bind(&global.socket)?;

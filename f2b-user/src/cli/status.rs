@@ -1,7 +1,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{Global, print, unexpected};
+use super::Global;
 use crate::control::{self, Answer, JailStatus, Request};
 
 #[derive(Args, Debug)]
@@ -13,12 +13,12 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let request = self.jail.map_or(Request::Status, |jail| Request::JailStatus { jail });
-        match global.ask(&request)? {
-            None => Ok(()),
-            Some(Answer::Status(status)) => print(&agent(&status)),
-            Some(Answer::JailStatus(status)) => print(&jail(&status)),
-            Some(other) => Err(unexpected(&other)),
-        }
+        global.ask(&request, |answer| match answer {
+            Answer::Status(status) => Some(agent(status)),
+            Answer::JailStatus(status) => Some(jail(status)),
+            _ => None,
+        })?;
+        Ok(())
     }
 }
 

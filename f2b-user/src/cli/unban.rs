@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use clap::Args;
 
-use super::{Global, print, unexpected};
+use super::Global;
 use crate::control::{Answer, Request};
 
 #[derive(Args, Debug)]
@@ -19,21 +19,18 @@ impl Unban {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let request =
             if self.all { Request::UnbanAll } else { Request::Unban { addresses: self.addresses.clone() } };
-        match global.ask(&request)? {
-            None => Ok(()),
-            Some(Answer::Unbanned { addresses }) => {
-                for address in &addresses {
-                    print(&format!("{address} is free\n"))?;
-                }
-                for address in self.addresses.iter().filter(|address| !addresses.contains(address)) {
-                    print(&format!("{address} was not banned\n"))?;
-                }
-                if self.all && addresses.is_empty() {
-                    print("Nothing was banned.\n")?;
-                }
-                Ok(())
+        global.ask(&request, |answer| match answer {
+            Answer::Unbanned { addresses } if self.all && addresses.is_empty() => {
+                Some("Nothing was banned.\n".into())
             }
-            Some(other) => Err(unexpected(&other)),
-        }
+            Answer::Unbanned { addresses } => {
+                let free = addresses.iter().map(|address| format!("{address} is free\n"));
+                let others =
+                    self.addresses.iter().filter(|address| !addresses.contains(&address.to_canonical()));
+                Some(free.chain(others.map(|address| format!("{address} was not banned\n"))).collect())
+            }
+            _ => None,
+        })?;
+        Ok(())
     }
 }

@@ -5,13 +5,10 @@
 pub mod dialect;
 mod time;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use self::dialect::{Sections, Tree, Value};
 use crate::{filter::Filter, source::journal::JournalMatch};
@@ -74,7 +71,7 @@ impl Config {
         if let Some(dir) = dir
             && !dir.is_dir()
         {
-            bail!("-c {}: there is no such directory", dir.display());
+            bail!("-c {}: it is no directory", dir.display());
         }
         let standard = Path::new(DEFAULT_DIR);
         let dir = dir.or_else(|| standard.is_dir().then_some(standard));
@@ -102,7 +99,7 @@ impl Config {
 /// The settings of one jail, or `None` if it is not enabled.
 fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSettings>> {
     let get = |option: &str| sections.get(name, option);
-    if !get("enabled")?.map(|value| boolean(&value)).transpose()?.unwrap_or(false) {
+    if !get("enabled")?.map(|value| boolean("enabled", &value)).transpose()?.unwrap_or(false) {
         return Ok(None);
     }
     let backend = get("backend")?.map_or_else(|| "systemd".into(), |value| value.text);
@@ -112,11 +109,8 @@ fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSetti
     let filter_name = get("filter")?.map_or_else(|| name.to_owned(), |value| value.text);
     let filter_sections = tree.sections(&format!("filter.d/{filter_name}"))?;
     let definition = |option: &str| filter_sections.get("Definition", option);
-    let lines = |value: Option<Value>| -> Vec<String> {
-        value.map(|value| value.text.lines().map(str::to_owned).collect()).unwrap_or_default()
-    };
     let filter = Filter::new(
-        definition("prefregex")?.map(|value| value.text).as_deref(),
+        &lines(definition("prefregex")?),
         &lines(definition("failregex")?),
         &lines(definition("ignoreregex")?),
     )
@@ -149,8 +143,18 @@ fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSetti
         findtime,
         bantime: bantime.unwrap_or(BanTime::For(Duration::from_secs(600))),
         ignoreip: get("ignoreip")?.map(|value| ignoreip(&value)).transpose()?.unwrap_or_default(),
-        ignoreself: get("ignoreself")?.map(|value| boolean(&value)).transpose()?.unwrap_or(true),
+        ignoreself: get("ignoreself")?
+            .map(|value| boolean("ignoreself", &value))
+            .transpose()?
+            .unwrap_or(true),
     }))
+}
+
+/// A value's lines, each with the place of the value.
+fn lines(value: Option<Value>) -> Vec<Value> {
+    let line = |text: &str, place: &str| Value { text: text.to_owned(), place: place.to_owned() };
+    let lines = value.iter().flat_map(|value| value.text.lines().map(|text| line(text, &value.place)));
+    lines.filter(|line| !line.text.is_empty()).collect()
 }
 
 /// The options that the user wrote and that have no effect yet, a sentence each.
@@ -162,11 +166,11 @@ fn without_effect(sections: &Sections, jail: &str) -> Vec<String> {
         .collect()
 }
 
-fn boolean(value: &Value) -> Result<bool> {
+fn boolean(option: &str, value: &Value) -> Result<bool> {
     match value.text.to_lowercase().as_str() {
         "1" | "yes" | "true" | "on" => Ok(true),
         "0" | "no" | "false" | "off" => Ok(false),
-        other => bail!("{}: \"{other}\" is neither true nor false", value.place),
+        other => bail!("{}: {option} = {other} is neither true nor false", value.place),
     }
 }
 
@@ -183,8 +187,8 @@ fn ignoreip(value: &Value) -> Result<Vec<IpNet>> {
     let entries = value.text.split(|c: char| c.is_whitespace() || c == ',').filter(|entry| !entry.is_empty());
     entries
         .map(|entry| {
-            let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<std::net::IpAddr>().map(IpNet::from));
-            net.map_err(|error| {
+            let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
+            net.map(canonical).map_err(|error| {
                 anyhow!(
                     "{}: ignoreip {entry}: {error}; write an address or a prefix like 192.0.2.0/24",
                     value.place
@@ -194,9 +198,13 @@ fn ignoreip(value: &Value) -> Result<Vec<IpNet>> {
         .collect()
 }
 
-/// The directory that `-c` names, or the standard one; for messages.
-pub fn directory(dir: Option<&Path>) -> PathBuf {
-    dir.map_or_else(|| PathBuf::from(DEFAULT_DIR), Path::to_owned)
+/// An IPv4-mapped prefix as the IPv4 prefix it is: addresses are compared in their canonical form.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else {
+        return net;
+    };
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    mapped.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(net, IpNet::V4)
 }
 
 /// The built-in sshd jail, for the tests of other modules.
@@ -236,6 +244,14 @@ mod tests {
         assert_eq!((sshd.maxretry, sshd.bantime), (3, BanTime::Forever));
         assert_eq!(sshd.ignoreip.len(), 2);
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn ignoreip_takes_ipv4_in_ipv6_spelling() {
+        let config =
+            load("[sshd]\nignoreip = ::ffff:192.0.2.1 ::ffff:198.51.100.0/120 2001:db8::/90\n").unwrap();
+        let nets: Vec<_> = config.jails[0].ignoreip.iter().map(ToString::to_string).collect();
+        assert_eq!(nets, ["192.0.2.1/32", "198.51.100.0/24", "2001:db8::/90"]);
     }
 
     #[test]

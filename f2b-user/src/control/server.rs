@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::unistd::geteuid;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -35,6 +35,8 @@ pub type Call = (Request, oneshot::Sender<Answer>);
 pub struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Its directory, if it was made for it.
+    made_dir: Option<PathBuf>,
 }
 
 impl ControlSocket {
@@ -44,14 +46,19 @@ impl ControlSocket {
     /// Something listens there already, or what is there is no socket.
     pub fn bind(path: &Path) -> Result<Self> {
         make_way(path)?;
-        let cannot_listen =
-            || format!("cannot listen at {}; choose another place with --socket", path.display());
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).with_context(cannot_listen)?;
-        }
-        let listener = UnixListener::bind(path).with_context(cannot_listen)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path: path.to_owned() })
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let listen = || -> io::Result<UnixListener> {
+            if let Some(dir) = dir {
+                fs::create_dir_all(dir)?;
+            }
+            let listener = UnixListener::bind(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            Ok(listener)
+        };
+        let listener = listen().map_err(|error| {
+            anyhow!("cannot listen at {} ({error}); choose another place with --socket", path.display())
+        })?;
+        Ok(Self { listener, path: path.to_owned(), made_dir: dir.map(Path::to_owned) })
     }
 
     /// Serves clients, each on its own task, until the agent ends.
@@ -74,6 +81,11 @@ impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             debug!("The control socket {} is gone already: {error}", self.path.display());
+        }
+        if let Some(dir) = &self.made_dir
+            && let Err(error) = fs::remove_dir(dir)
+        {
+            debug!("{} stays: {error}", dir.display());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use regex::{Captures, Regex};
 
 /// `<HOST>`: an IPv4 address (also in its IPv4-mapped form), an IPv6 address (also in brackets), or a host name.
@@ -30,8 +30,12 @@ pub(super) fn compile(expression: &str) -> Result<Regex> {
     if let Some(tag) = unknown {
         bail!("\"{expression}\" has {tag}, which is not a tag");
     }
-    Regex::new(&translated)
-        .with_context(|| format!("\"{expression}\" is not a regular expression that works here"))
+    Regex::new(&translated).map_err(|error| {
+        // The crate draws a picture of the whole translated expression above its last line, the reason.
+        let error = error.to_string();
+        let reason = error.lines().last().unwrap_or_default();
+        anyhow!("\"{expression}\" is no regular expression: {}", reason.trim_start_matches("error: "))
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::{net::IpAddr, sync::Arc};
 use anyhow::{Context as _, Result, bail};
 use regex::{Captures, Regex, RegexSet};
 
+use crate::config::dialect::Value;
+
 /// A line is cut here before it is matched: no log line that matters is longer, and a hostile one must not buy time.
 const MAX_LINE: usize = 8192;
 
@@ -38,27 +40,31 @@ impl Filter {
     ///
     /// # Errors
     /// The expression that does not compile, or that has no `<HOST>` to tell whose failure it is.
-    pub fn new(prefregex: Option<&str>, failregex: &[String], ignoreregex: &[String]) -> Result<Self> {
-        let compile_all = |option: &str, expressions: &[String]| -> Result<Vec<Regex>> {
-            let expressions = expressions.iter().filter(|expression| !expression.is_empty());
-            expressions.map(|text| expression::compile(text).with_context(|| option.to_owned())).collect()
+    pub fn new(prefregex: &[Value], failregex: &[Value], ignoreregex: &[Value]) -> Result<Self> {
+        let compile = |option: &str, value: &Value| {
+            expression::compile(&value.text).with_context(|| format!("{}: {option}", value.place))
         };
-        let failregex = compile_all("failregex", failregex)?;
+        let compile_all = |option: &str, values: &[Value]| -> Result<Vec<Regex>> {
+            values.iter().map(|value| compile(option, value)).collect()
+        };
         if failregex.is_empty() {
             bail!("failregex is empty; a filter needs at least one expression with <HOST>");
         }
-        for regex in &failregex {
+        let compiled = compile_all("failregex", failregex)?;
+        for (value, regex) in failregex.iter().zip(&compiled) {
             if !regex.capture_names().flatten().any(|name| name == "ip4") {
-                bail!("failregex: an expression has no <HOST> to tell whose failure it is");
+                bail!(
+                    "{}: failregex: \"{}\" has no <HOST> to tell whose failure it is",
+                    value.place,
+                    value.text
+                );
             }
         }
+        let failregex = compiled;
         let ignoreregex = compile_all("ignoreregex", ignoreregex)?;
-        let prefregex = prefregex.filter(|text| !text.is_empty());
         Ok(Self {
             inner: Arc::new(Expressions {
-                prefregex: prefregex
-                    .map(|text| expression::compile(text).context("prefregex"))
-                    .transpose()?,
+                prefregex: prefregex.first().map(|value| compile("prefregex", value)).transpose()?,
                 any: RegexSet::new(failregex.iter().map(Regex::as_str))?,
                 failregex,
                 ignoreregex: RegexSet::new(ignoreregex.iter().map(Regex::as_str))?,
@@ -164,8 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn an_expression_without_host_is_refused() {
-        let error = Filter::new(None, &["^Failed$".into()], &[]).unwrap_err();
-        assert!(error.to_string().contains("no <HOST>"), "{error}");
+    fn a_broken_expression_is_refused_with_its_place() {
+        let filter = |text: &str| {
+            let value = Value { text: text.into(), place: "x.conf:3".into() };
+            format!("{:#}", Filter::new(&[], &[value], &[]).unwrap_err())
+        };
+        let no_host = "x.conf:3: failregex: \"^Failed$\" has no <HOST> to tell whose failure it is";
+        assert_eq!(filter("^Failed$"), no_host);
+        let broken = "x.conf:3: failregex: \"^(no end <HOST>\" is no regular expression: unclosed group";
+        assert_eq!(filter("^(no end <HOST>"), broken);
     }
 }

@@ -12,7 +12,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray},
     programs::{
-        Xdp, XdpMode,
+        ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         loaded_programs,
         xdp::XdpLink,
@@ -154,27 +154,31 @@ impl Kernel {
     fn attach_new(&mut self, interface: &Interface) -> Result<(FdLink, Mode)> {
         let name = &interface.name;
         let program = program(&mut self.ebpf)?;
-        let mut attach = |mode| -> Result<FdLink> {
+        let mut attach = |mode| {
             let id = program.attach_to_if_index(interface.index, mode)?;
-            Ok(FdLink::try_from(program.take_link(id)?)?)
+            program.take_link(id)
         };
         if self.mode != Some(Mode::Generic) {
             match attach(XdpMode::Driver) {
-                Ok(link) => return Ok((link, Mode::Native)),
+                Ok(link) => return Ok((link.try_into()?, Mode::Native)),
+                Err(error) if !is_drivers_fault(&error) => {
+                    return Err(error).with_context(|| format!("attaching to interface {name}"));
+                }
                 Err(error) if self.mode == Some(Mode::Native) => {
-                    return Err(error).with_context(|| {
-                        format!("interface {name} cannot run XDP in its driver; leave out --mode native")
-                    });
+                    let reason = anyhow!(error);
+                    bail!(
+                        "interface {name} cannot run XDP in its driver ({reason:#}); leave out --mode native"
+                    );
                 }
                 Err(error) => warn!(
                     interface = name,
-                    reason = format!("{error:#}"),
+                    reason = format!("{:#}", anyhow!(error)),
                     "The driver cannot run XDP; falling back to generic mode, which costs more per packet"
                 ),
             }
         }
         let link = attach(XdpMode::Skb).with_context(|| format!("attaching to interface {name}"))?;
-        Ok((link, Mode::Generic))
+        Ok((link.try_into()?, Mode::Generic))
     }
 
     /// Copies what the program logs into the agent's log.
@@ -264,12 +268,16 @@ async fn choose_interfaces(names: &[String], net: &Net) -> Result<Vec<Interface>
         }
         return Ok(chosen);
     }
-    let known = || all.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ");
-    let find = |name: &String| {
-        let found = all.iter().find(|interface| interface.name == *name).cloned();
-        found.with_context(|| format!("there is no interface {name}; there are {}", known()))
-    };
-    names.iter().map(find).collect()
+    let known = all.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut chosen: Vec<Interface> = Vec::new();
+    for name in names {
+        let found = all.iter().find(|interface| interface.name == *name);
+        let found = found.with_context(|| format!("there is no interface \"{name}\"; there are {known}"))?;
+        if !chosen.contains(found) {
+            chosen.push(found.clone());
+        }
+    }
+    Ok(chosen)
 }
 
 /// What to do with the interface, whose pinned link would be at `pin`.
@@ -298,13 +306,17 @@ fn plan(interface: &Interface, pin: &Path, wanted: Option<Mode>) -> Result<Plan>
     }
     let id = xdp.program_id;
     let owner = loaded_programs().flatten().find(|program| program.id() == id);
-    let owner = owner
-        .and_then(|program| program.name_as_str().map(|name| format!(" \"{name}\"")))
-        .unwrap_or_default();
+    let owner = owner.as_ref().and_then(|program| program.name_as_str()).unwrap_or_default();
+    if owner == PROGRAM {
+        bail!(
+            "interface {name} has the XDP program of another f2b (id {id}); \
+             remove it with `f2b detach --pin-dir` and that one's place, or protect another interface with -i"
+        );
+    }
     bail!(
-        "interface {name} already has the XDP program{owner} (id {id}), which f2b will not evict; \
-         look at it with `bpftool prog show id {id}`, remove it with `ip link set {name} xdp off` \
-         or its own tool, or protect another interface with -i"
+        "interface {name} already has the XDP program \"{owner}\" (id {id}), which f2b will not evict; \
+         `bpftool prog show id {id}` and `bpftool link show` tell whose it is: remove it with its own tool, \
+         or protect another interface with -i"
     )
 }
 
@@ -336,6 +348,15 @@ fn until(ends_ns: u64, now: SystemTime, now_ns: u64) -> Until {
         now.checked_sub(Duration::from_nanos(now_ns - ends_ns))
     };
     end.map_or(Until::Forever, Until::Time)
+}
+
+/// Whether generic mode may work where native mode failed so: not when the interface is taken or gone, or we may not.
+fn is_drivers_fault(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else {
+        return true;
+    };
+    let errno = error.io_error.raw_os_error().map(Errno::from_raw);
+    !matches!(errno, Some(Errno::EBUSY | Errno::EEXIST | Errno::ENODEV | Errno::EPERM))
 }
 
 fn errno(error: &MapError) -> Option<Errno> {

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{MapInfo, MapType};
 use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, MAX_BANS};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -32,7 +32,7 @@ pub(super) struct Pins {
     /// What this start has made so far, to be unmade if it fails. Taken away once it has succeeded.
     made: Vec<PathBuf>,
     /// Locked while we live; the kernel unlocks it when we die.
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl Pins {
@@ -42,18 +42,21 @@ impl Pins {
     /// Not on a BPF file system, or another agent works there.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         check_bpffs(dir)?;
-        let mut made = Vec::new();
+        let mut pins = Self { dir: dir.to_owned(), made: Vec::new(), lock: None };
         for dir in [dir.to_owned(), maps_dir(dir), dir.join(LINKS)] {
             match fs::create_dir(&dir) {
-                Ok(()) => made.push(dir),
+                Ok(()) => pins.made.push(dir),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    unmake(&made);
-                    return Err(error).with_context(|| format!("creating {}", dir.display()));
-                }
+                Err(error) => bail!(
+                    "cannot create {} ({error}); choose another place with --pin-dir: its parent must exist, \
+                     and a BPF file system allows no dot in names",
+                    dir.display()
+                ),
             }
         }
-        Ok(Self { dir: dir.to_owned(), made, _lock: lock(dir)? })
+        pins.lock =
+            Some(lock(dir).map_err(|error| anyhow!("{error:#}, or give this one another --pin-dir"))?);
+        Ok(pins)
     }
 
     /// The pin of `map`, checked: aya opens a pin unseen, and a look-up through another layout overwrites memory.
@@ -126,23 +129,22 @@ impl Map {
     fn check(&self, path: &Path) -> Result<()> {
         let info =
             MapInfo::from_pin(path).with_context(|| format!("opening the pinned map {}", path.display()))?;
-        let found =
-            (info.map_type().ok(), info.key_size() as usize, info.value_size() as usize, info.max_entries());
-        if found != (Some(self.kind), self.key_size, self.value_size, self.max_entries) {
+        let kind = info.map_type().context("a kind of map that f2b does not know")?;
+        let found = layout(kind, info.key_size() as usize, info.value_size() as usize, info.max_entries());
+        let ours = layout(self.kind, self.key_size, self.value_size, self.max_entries);
+        if found != ours {
             bail!(
-                "the pinned map {} has another layout ({} bytes of key, {} of value, {} entries; this f2b has {}, {}, {}); \
-                 remove it with `f2b detach`, or choose another place with --pin-dir",
+                "the pinned map {} has another layout ({found}; this f2b has {ours}); remove it with `f2b detach`, \
+                 or choose another place with --pin-dir",
                 path.display(),
-                found.1,
-                found.2,
-                found.3,
-                self.key_size,
-                self.value_size,
-                self.max_entries,
             );
         }
         Ok(())
     }
+}
+
+fn layout(kind: MapType, key_size: usize, value_size: usize, max_entries: u32) -> String {
+    format!("{kind:?}, {key_size} bytes of key, {value_size} of value, {max_entries} entries")
 }
 
 /// Removes what f2b has in `dir`: links first, which ends enforcement, then maps. Returns the pins removed.
@@ -188,10 +190,9 @@ fn lock(dir: &Path) -> Result<File> {
     let lock = File::open(dir).with_context(|| format!("opening {}", dir.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another f2b agent works in {}; stop it first, or give this one another --pin-dir",
-            dir.display()
-        ),
+        Err(TryLockError::WouldBlock) => {
+            bail!("a running f2b agent works in {}; stop it first", dir.display())
+        }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", dir.display())),
     }
 }
@@ -201,7 +202,10 @@ fn check_bpffs(dir: &Path) -> Result<()> {
     let existing = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let found = statfs(existing).with_context(|| format!("looking at {}", existing.display()))?;
     if found.filesystem_type() != BPF_FS_MAGIC {
-        bail!("{} is not on a BPF file system; mount one with: mount -t bpf bpf /sys/fs/bpf", dir.display());
+        bail!(
+            "{} is not on a BPF file system; mount one with `mount -t bpf bpf /sys/fs/bpf` and choose a place below it",
+            dir.display()
+        );
     }
     Ok(())
 }
