@@ -275,7 +275,6 @@ fn run(lab: &Lab, host: Host, line: &str) -> Ran {
     let output = program
         .args(["-c", line])
         .env("PATH", path)
-        .env("NO_COLOR", "1")
         // ssh takes the answer of echo, its own prompt, for the password.
         .env("SSH_ASKPASS", "/bin/echo")
         .env("SSH_ASKPASS_REQUIRE", "force")

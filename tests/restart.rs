@@ -126,6 +126,28 @@ fn an_agent_without_a_journal_waits_for_it() {
 }
 
 #[test]
+fn an_unban_survives_a_restart_and_so_do_failures() {
+    let lab = Lab::new();
+    let (freed, attacker) = (attacker_v4(7), attacker_v4(8));
+    let mut agent = Agent::start(&lab, "");
+    lab.ssh_fail(attacker, "root", 3);
+    lab.ssh_fail(freed, "root", 5);
+    agent.wait_for_ban(freed);
+    f2b_ok(&lab, &["unban", &freed.to_string()]);
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+
+    lab.ssh_fail(freed, "root", 1);
+    let agent = Agent::start(&lab, "");
+    wait_until(PATIENCE, "the failure while nobody ran is counted", || {
+        agent.jail("sshd")["total_failed"] == 1
+    });
+    assert!(agent.ban_of(freed).is_none(), "what was decided before is not decided again");
+    lab.ssh_fail(attacker, "root", 2);
+    agent.wait_for_ban(attacker);
+}
+
+#[test]
 fn failures_from_before_the_start_count() {
     let lab = Lab::new();
     let attacker = attacker_v4(7);
@@ -133,5 +155,5 @@ fn failures_from_before_the_start_count() {
     let agent = Agent::start(&lab, "");
     agent.wait_for_ban(attacker);
     let log = agent.process.log();
-    assert!(log.contains("Following ssh.service: what the journal holds of the unit"), "{log}");
+    assert!(log.contains("Following ssh.service, as the journal calls it"), "{log}");
 }

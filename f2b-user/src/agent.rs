@@ -41,6 +41,10 @@ const LINES_WAITING: usize = 64;
 const CALLS_WAITING: usize = 16;
 /// How often own addresses are read again and old failures dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
+/// How often it is stored up to where the journal was read.
+const STORE_CURSOR: Duration = Duration::from_secs(1);
+/// The journal's name among the store's positions.
+const JOURNAL: &str = "journal";
 /// Ends that differ by less are the same end: the kernel's clock and the wall clock are read at different moments.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -54,6 +58,9 @@ pub struct Agent<M> {
     own_addresses: Vec<IpAddr>,
     config_dir: Option<PathBuf>,
     dry_run: bool,
+    /// Up to where the journal's lines were decided on.
+    cursor: Option<String>,
+    cursor_is_stored: bool,
 }
 
 impl<M: BanMap> Agent<M> {
@@ -69,6 +76,8 @@ impl<M: BanMap> Agent<M> {
             own_addresses: Vec::new(),
             config_dir,
             dry_run: false,
+            cursor: None,
+            cursor_is_stored: true,
         }
     }
 
@@ -87,6 +96,10 @@ impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
+        self.cursor = self.store.position(JOURNAL).unwrap_or_else(|error| {
+            warn!("It is not known up to where the journal was read: {error:#}");
+            None
+        });
         let stored = self.store.bans(now).unwrap_or_else(|error| {
             error!("The stored bans cannot be read; only those in the kernel go on: {error:#}");
             Vec::new()
@@ -119,17 +132,20 @@ impl<M: BanMap> Agent<M> {
             }
         }
         if !self.bans.is_empty() {
-            let held = in_kernel.len();
+            let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
-                bans = self.bans.len(),
-                held, restored, adopted, "Went on with the bans of the agent before"
+                bans,
+                in_kernel,
+                put_back = restored,
+                unrecorded = adopted,
+                "Bans of the agent before go on"
             );
         }
         Ok(())
     }
 
-    /// Takes a line through filter and jail, and bans if that is what it comes to.
-    pub fn line(&mut self, line: &Line, now: SystemTime) {
+    /// Takes a line through filter and jail, and bans if that is what it comes to. A replayed line is only counted.
+    pub fn line(&mut self, line: &Line, replayed: bool, now: SystemTime) {
         let Some(jail) = self.jails.get_mut(&line.jail) else {
             return;
         };
@@ -138,6 +154,9 @@ impl<M: BanMap> Agent<M> {
         };
         let ip = failure.address;
         let name = line.jail.as_str();
+        if replayed {
+            return jail.replay(ip, line.time, &self.own_addresses, now);
+        }
         match jail.failure(ip, line.time, &self.own_addresses, now) {
             Outcome::Counted { count } => {
                 info!(jail = name, %ip, user = failure.user, count, "Found");
@@ -148,8 +167,8 @@ impl<M: BanMap> Agent<M> {
             Outcome::Ban { .. } if self.bans.until_of(ip, name).is_some() => {
                 info!(jail = name, %ip, "Already banned")
             }
-            Outcome::Ban { until } => {
-                info!(jail = name, %ip, user = failure.user, "Found");
+            Outcome::Ban { until, count } => {
+                info!(jail = name, %ip, user = failure.user, count, "Found");
                 if let Err(error) = self.ban(&line.jail, ip, until, now) {
                     error!(jail = name, %ip, "Not banned: {error:#}");
                 }
@@ -314,6 +333,8 @@ impl<M: BanMap> Agent<M> {
                 self.unban(&owner, address, now);
             }
         }
+        // Without it, an agent that starts now would count the failures behind these bans anew.
+        self.store_cursor();
         Answer::Unbanned { addresses: freed }
     }
 
@@ -369,6 +390,25 @@ impl<M: BanMap> Agent<M> {
         now.checked_sub(findtime.unwrap_or_default()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
+    /// Where to read on: behind what was decided on, with the failures of the find window before it counted again.
+    fn position(&self, now: SystemTime) -> Position {
+        let since = self.since(now);
+        match &self.cursor {
+            Some(cursor) => Position::Replay { since, up_to: cursor.clone() },
+            None => Position::Since(since),
+        }
+    }
+
+    fn store_cursor(&mut self) {
+        let Some(cursor) = self.cursor.as_ref().filter(|_| !self.cursor_is_stored) else {
+            return;
+        };
+        match self.store.set_position(JOURNAL, cursor) {
+            Ok(()) => self.cursor_is_stored = true,
+            Err(error) => warn!("Up to where the journal was read could not be stored: {error:#}"),
+        }
+    }
+
     fn read_journal(&self, position: Position, lines: mpsc::Sender<Batch>) -> Result<Reader> {
         let matches = |(name, jail): (&String, &Jail)| (name.clone(), jail.settings().journalmatch.clone());
         Reader::start(self.jails.iter().map(matches).collect(), position, lines)
@@ -382,10 +422,9 @@ impl<M: BanMap> Agent<M> {
         let (calls_in, mut calls) = mpsc::channel::<Call>(CALLS_WAITING);
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
-        let mut reader =
-            self.read_journal(Position::Since(self.since(SystemTime::now())), lines_in.clone())?;
-        let mut position = None;
+        let mut reader = self.read_journal(self.position(SystemTime::now()), lines_in.clone())?;
         let mut housekeeping = interval(HOUSEKEEPING);
+        let mut storing = interval(STORE_CURSOR);
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
         loop {
@@ -393,6 +432,7 @@ impl<M: BanMap> Agent<M> {
                 // In this order: what ends a ban or the agent must not wait behind a flood of lines.
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
+                    self.store_cursor();
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");
@@ -421,9 +461,12 @@ impl<M: BanMap> Agent<M> {
                     self.housekeeping(net.own_addresses().await, SystemTime::now());
                     false
                 }
+                _ = storing.tick() => {
+                    self.store_cursor();
+                    false
+                }
                 Some(batch) = lines.recv() => {
-                    self.batch(&batch);
-                    position = Some(Position::After(batch.cursor));
+                    self.batch(batch);
                     false
                 }
             };
@@ -432,20 +475,24 @@ impl<M: BanMap> Agent<M> {
                 drop(reader);
                 drop(lines_in);
                 while let Some(batch) = lines.recv().await {
-                    self.batch(&batch);
-                    position = Some(Position::After(batch.cursor));
+                    self.batch(batch);
                 }
                 (lines_in, lines) = mpsc::channel(LINES_WAITING);
-                let from = position.clone().unwrap_or_else(|| Position::Since(self.since(SystemTime::now())));
+                let since = Position::Since(self.since(SystemTime::now()));
+                let from = self.cursor.clone().map_or(since, Position::After);
                 reader = self.read_journal(from, lines_in.clone())?;
             }
         }
     }
 
-    fn batch(&mut self, batch: &Batch) {
+    fn batch(&mut self, batch: Batch) {
         let now = SystemTime::now();
         for line in &batch.lines {
-            self.line(line, now);
+            self.line(line, batch.replayed, now);
+        }
+        if !batch.replayed {
+            self.cursor = Some(batch.cursor);
+            self.cursor_is_stored = false;
         }
     }
 }

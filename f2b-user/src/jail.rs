@@ -72,6 +72,7 @@ pub enum Outcome {
     /// Enough: ban until then.
     Ban {
         until: Until,
+        count: u32,
     },
     /// Enough, but the ban it led to would already be over: nothing to do. Happens when old lines are caught up.
     AlreadyOver,
@@ -118,12 +119,21 @@ impl Jail {
             .entry(address)
             .and_modify(|tally| tally.add(time, findtime))
             .or_insert(Tally { first: time, last: time, count: 1 });
-        if tally.count < self.settings.maxretry {
-            return Outcome::Counted { count: tally.count };
+        let count = tally.count;
+        if count < self.settings.maxretry {
+            return Outcome::Counted { count };
         }
         self.tallies.remove(&address);
         let until = self.ban_until(time);
-        if until.is_over(now) { Outcome::AlreadyOver } else { Outcome::Ban { until } }
+        if until.is_over(now) { Outcome::AlreadyOver } else { Outcome::Ban { until, count } }
+    }
+
+    /// Counts a failure that an agent before this one has decided on: it adds to the window, and what it led to then
+    /// is not done again.
+    pub fn replay(&mut self, address: IpAddr, time: SystemTime, own: &[IpAddr], now: SystemTime) {
+        let total_failed = self.total_failed;
+        self.failure(address, time, own, now);
+        self.total_failed = total_failed;
     }
 
     /// When a ban that starts at `start` ends.
@@ -203,7 +213,7 @@ mod tests {
         for (second, count) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
             assert_eq!(jail.failure(attacker(), at(second), &[], at(4)), Outcome::Counted { count });
         }
-        let ban = Outcome::Ban { until: Until::Time(at(4 + 600)) };
+        let ban = Outcome::Ban { until: Until::Time(at(4 + 600)), count: 5 };
         assert_eq!(jail.failure(attacker(), at(4), &[], at(9)), ban);
         assert_eq!(jail.currently_failed(), 0, "a ban starts the count anew");
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use crate::ban::Until;
 
@@ -28,6 +28,11 @@ const CREATE: &str = "
         -- microseconds since 1970; NULL: for ever
         until INTEGER,
         PRIMARY KEY (ip, jail)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS positions (
+        source TEXT PRIMARY KEY,
+        -- up to where lines were decided on: the journal's cursor
+        position TEXT NOT NULL
     ) WITHOUT ROWID;
 ";
 
@@ -95,6 +100,21 @@ impl Store {
         Ok(())
     }
 
+    /// Remembers up to where a source was read.
+    pub fn set_position(&self, source: &str, position: &str) -> Result<()> {
+        let mut insert = self
+            .connection
+            .prepare_cached("INSERT OR REPLACE INTO positions (source, position) VALUES (?1, ?2)")?;
+        insert.execute(params![source, position])?;
+        Ok(())
+    }
+
+    /// Up to where a source was read, if it ever was.
+    pub fn position(&self, source: &str) -> Result<Option<String>> {
+        let mut select = self.connection.prepare("SELECT position FROM positions WHERE source = ?1")?;
+        Ok(select.query_row([source], |row| row.get(0)).optional()?)
+    }
+
     /// The bans that are not over at `now`; the others are forgotten.
     pub fn bans(&self, now: SystemTime) -> Result<Vec<StoredBan>> {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -134,8 +154,12 @@ mod tests {
             store.ban("sshd", v4, Until::Time(at(600))).unwrap();
             store.ban("recidive", v6, Until::Forever).unwrap();
             store.ban("sshd", v6, Until::Time(at(100))).unwrap();
+            assert_eq!(store.position("journal").unwrap(), None);
+            store.set_position("journal", "s=1").unwrap();
+            store.set_position("journal", "s=2").unwrap();
         }
         let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.position("journal").unwrap().as_deref(), Some("s=2"));
         let mut bans = store.bans(at(200)).unwrap();
         bans.sort_by_key(|ban| ban.until);
         let ban = |owner: &str, address, until| StoredBan { owner: owner.into(), address, until };

@@ -1,5 +1,5 @@
 use std::{
-    env,
+    env, fmt,
     io::{self, IsTerminal as _},
     path::PathBuf,
     time::SystemTime,
@@ -7,9 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
+use jiff::Zoned;
 use nix::unistd::geteuid;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{format::Writer, time::FormatTime},
+};
 
 use super::Global;
 use crate::{
@@ -43,6 +47,15 @@ pub(super) struct Run {
     log_drops: bool,
 }
 
+/// The log's time stamps: local, as the ends of bans are.
+struct LocalTime;
+
+impl FormatTime for LocalTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{}", Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.3f"))
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ModeArg {
     Auto,
@@ -58,7 +71,7 @@ impl Run {
             bail!("only root can load the XDP program; try again with sudo, or with --dry-run");
         }
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_timer(LocalTime);
         // Colours are for eyes, not for files and journals.
         log.with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none())
             .with_writer(io::stderr)

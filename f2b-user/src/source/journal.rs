@@ -191,6 +191,12 @@ pub enum Position {
     Since(SystemTime),
     /// After the entry with this cursor.
     After(String),
+    /// As [`Since`](Self::Since), but what comes up to this cursor was decided on before. If the journal has lost that
+    /// entry, what is left after it.
+    Replay {
+        since: SystemTime,
+        up_to: String,
+    },
 }
 
 /// What the reader tells the agent.
@@ -199,6 +205,8 @@ pub struct Batch {
     pub lines: Vec<Line>,
     /// The position after these lines.
     pub cursor: String,
+    /// They were decided on before, see [`Position::Replay`].
+    pub replayed: bool,
 }
 
 /// A running reader. Dropping it stops the thread.
@@ -285,7 +293,7 @@ impl Worker {
     }
 
     /// Resolves units, adds all jails' matches and goes to the start; returns the jails with their units resolved.
-    fn prepare(&self, journal: &mut Journal) -> Result<Vec<(String, JournalMatch)>> {
+    fn prepare(&mut self, journal: &mut Journal) -> Result<Vec<(String, JournalMatch)>> {
         journal.set_data_threshold(FIELD_BYTES)?;
         let held = units_held(journal).context("listing the units in the journal")?;
         let mut jails = Vec::new();
@@ -301,20 +309,28 @@ impl Worker {
             }
             journal.match_or()?;
         }
-        match &self.position {
+        self.seek(journal)?;
+        Ok(jails)
+    }
+
+    fn seek(&mut self, journal: &mut Journal) -> Result<()> {
+        match self.position.clone() {
+            Position::Since(since) => journal.seek_realtime_usec(micros(since))?,
             Position::After(cursor) => {
-                journal.seek_cursor(cursor.as_str())?;
-                // The cursor's own entry was read; when it is gone, the next one there is has not been.
-                if journal.next()? > 0 && !journal.test_cursor(cursor.as_str())? {
-                    journal.previous()?;
+                seek_after(journal, &cursor)?;
+            }
+            Position::Replay { since, up_to } => {
+                if !seek_after(journal, &up_to)? {
+                    self.position = Position::After(up_to);
+                } else if journal.timestamp_usec()? < micros(since) {
+                    self.position = Position::Since(since);
+                    journal.seek_realtime_usec(micros(since))?;
+                } else {
+                    journal.seek_realtime_usec(micros(since))?;
                 }
             }
-            Position::Since(time) => {
-                let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                journal.seek_realtime_usec(u64::try_from(since.as_micros())?)?;
-            }
         }
-        Ok(jails)
+        Ok(())
     }
 
     fn read_all(&mut self, journal: &mut Journal, jails: &[(String, JournalMatch)]) -> Result<()> {
@@ -330,8 +346,15 @@ impl Worker {
         while !self.stopped() {
             let mut lines = Vec::new();
             let mut read = 0;
-            while read < BATCH && journal.next()? > 0 {
+            let up_to = match &self.position {
+                Position::Replay { up_to, .. } => Some(up_to.clone()),
+                Position::Since(_) | Position::After(_) => None,
+            };
+            let mut reached = false;
+            while read < BATCH && !reached && journal.next()? > 0 {
                 read += 1;
+                reached =
+                    up_to.as_ref().is_some_and(|cursor| journal.test_cursor(cursor.as_str()).unwrap_or(true));
                 entry.read(journal, &wanted)?;
                 let time = SystemTime::UNIX_EPOCH + Duration::from_micros(journal.timestamp_usec()?);
                 let takers = jails.iter().filter(|(_, wanted)| wanted.accepts(&entry));
@@ -339,12 +362,19 @@ impl Worker {
             }
             if read > 0 {
                 let cursor = journal.cursor()?;
-                self.position = Position::After(cursor.clone());
-                if self.lines.blocking_send(Batch { lines, cursor }).is_err() {
+                let replayed = up_to.is_some();
+                if !replayed || reached {
+                    self.position = Position::After(cursor.clone());
+                }
+                if self.lines.blocking_send(Batch { lines, cursor, replayed }).is_err() {
                     return Ok(());
                 }
                 last_entry = Instant::now();
                 continue;
+            }
+            if let Position::Replay { up_to, .. } = &self.position {
+                // The last entry decided on has been vacuumed away since we looked: what comes now is new.
+                self.position = Position::After(up_to.clone());
             }
             if last_process.elapsed() > PROCESS_EVERY {
                 journal.process()?;
@@ -361,6 +391,25 @@ fn open() -> Result<Option<Journal>> {
     let journal = OpenOptions::default().system(true).local_only(true).open()?;
     let there = journal.has_persistent_files()? || journal.has_runtime_files()?;
     Ok(there.then_some(journal))
+}
+
+/// Goes behind the entry with this cursor; whether that entry is still there. If not, the next one there is comes next.
+fn seek_after(journal: &mut Journal, cursor: &str) -> Result<bool> {
+    journal.seek_cursor(cursor)?;
+    if journal.next()? == 0 {
+        return Ok(false);
+    }
+    if journal.test_cursor(cursor)? {
+        return Ok(true);
+    }
+    journal.previous()?;
+    Ok(false)
+}
+
+/// Microseconds since 1970, as the journal counts.
+fn micros(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The units that the journal holds entries of.
@@ -380,9 +429,9 @@ fn resolve(unit: &str, held: &[String]) -> Resolved {
 fn report(jail: &str, unit: &str, resolved: &Resolved) {
     let names = resolved.names.join(", ");
     match resolved.how {
-        How::Systemd => info!(jail, unit, "Following {names}: systemd's names for the unit"),
-        How::Journal => info!(jail, unit, "Following {names}: what the journal holds of the unit"),
-        How::Guess => info!(jail, unit, "Following {names}: the journal holds no entry of either yet"),
+        How::Systemd => info!(jail, unit, "Following {names}, as systemd calls it"),
+        How::Journal => info!(jail, unit, "Following {names}, as the journal calls it"),
+        How::Guess => info!(jail, unit, "Following {names}: the journal holds nothing of either yet"),
     }
 }
 
