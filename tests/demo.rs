@@ -18,7 +18,7 @@ use std::{
 };
 
 use common::{Agent, F2B, PATIENCE, PINS};
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use lab::{Flood, Host, Lab, Sink, attacker_v4, wait_until};
 
 const COLUMNS: usize = 100;
@@ -293,8 +293,9 @@ struct Entry {
 /// Everything that `agent` has logged. Its own time stamps become ours.
 fn log_of(agent: &Agent<'_>) -> Vec<Entry> {
     let entry = |line: &str| {
-        let (at, text) = line.split_once(' ')?;
-        Some(Entry { at: at.parse().ok()?, by: "f2b", text: text.trim().into() })
+        let (at, text) = line.split_once("  ")?;
+        let at = at.parse::<DateTime>().ok()?.to_zoned(TimeZone::system()).ok()?.timestamp();
+        Some(Entry { at, by: "f2b", text: text.trim().into() })
     };
     agent.process.log().lines().filter_map(entry).collect()
 }

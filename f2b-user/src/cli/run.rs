@@ -52,7 +52,7 @@ struct LocalTime;
 
 impl FormatTime for LocalTime {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        write!(writer, "{}", Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.3f"))
+        write!(writer, "{}", Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f"))
     }
 }
 
