@@ -6,7 +6,7 @@ mod lab;
 
 use std::{net::IpAddr, time::Duration};
 
-use common::{Agent, PATIENCE, PINS, f2b_ok};
+use common::{Agent, F2B, PATIENCE, PINS, f2b_ok};
 use lab::{Lab, attacker_v4, attacker_v6, wait_until};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -49,6 +49,38 @@ fn a_v4_client_that_fails_five_times_is_dropped() {
 #[test]
 fn a_v6_client_that_fails_five_times_is_dropped() {
     a_client_that_fails_five_times_is_dropped(attacker_v6(7), attacker_v6(8));
+}
+
+/// Where systemd runs it knows the unit's names. A real one, as PID 1 of a PID namespace, with one empty target of ours
+/// to boot: Debian's would set up `/tmp` anew, for one thing. The root is read-only for it all the same.
+#[test]
+fn systemd_is_asked_for_the_units_names_where_it_runs() {
+    const BOOT: &str = "
+        mkdir -p /run/systemd/system /etc/systemd/system
+        echo '[Unit]\nDefaultDependencies=no' > /run/systemd/system/lab.target
+        # What `systemctl enable ssh` does.
+        ln -s /lib/systemd/system/ssh.service /etc/systemd/system/sshd.service
+        mount --bind / /
+        mount -o remount,bind,ro /
+        exec env container=lab /lib/systemd/systemd --system --unit=lab.target --log-target=null
+    ";
+    let lab = Lab::new();
+    let namespaces = ["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--cgroup"];
+    let systemd = lab.server("unshare").args(namespaces).args(["sh", "-euc", BOOT]);
+    let systemd = systemd.unit("systemd-lab.service").start();
+    // It talks only to those whose process number it knows.
+    let its_processes = format!("--pid=/proc/{}/ns/pid_for_children", systemd.pid_inside());
+    let beside_it = |program| lab.server("nsenter").arg(&its_processes).arg(program);
+    wait_until(PATIENCE, "systemd answers", || {
+        let show = ["show", "--property=LoadState", "sshd.service"];
+        beside_it("systemctl").args(show).output().stdout == b"LoadState=loaded\n"
+    });
+    let agent = beside_it(F2B).arg("run").start();
+    wait_until(PATIENCE, "the journal is followed", || agent.log().contains("Following "));
+    let log = agent.log();
+    assert!(log.contains("Following ssh.service, sshd.service, as systemd calls it"), "{log}");
+    lab.ssh_fail(attacker_v4(7), "root", 5);
+    wait_until(PATIENCE, "the attacker is banned", || agent.log().contains(" Ban "));
 }
 
 #[test]
