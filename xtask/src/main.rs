@@ -1,7 +1,7 @@
 //! `cargo xtask COMMAND`: one word from a fresh machine to a built, running or tested f2b.
 //!
 //! - [`setup`]: finds what the machine lacks and installs it; every other command begins with it
-//! - [`build`], [`run`], [`lint`], [`test`], [`demo`]: one command each, with its options
+//! - [`build`], [`run`], [`lint`], [`test`], [`soak`], [`demo`]: one command each, with its options
 //! - [`cargo`]: cargo's command lines, and what it knows about this workspace
 //! - [`privilege`]: how to become root
 //! - [`step`]: commands run one after the other, timed
@@ -17,6 +17,7 @@ mod lint;
 mod privilege;
 mod run;
 mod setup;
+mod soak;
 mod step;
 mod test;
 
@@ -32,6 +33,7 @@ Usage: cargo xtask COMMAND [OPTIONS]
   run     build and start the agent, as root: cargo xtask run -- -i eth0
   lint    formatting, and clippy on both sides of the kernel line
   test    lint, then all tests; those of the kernel side as root
+  soak    the long forms of tests that CI runs in short ones
   demo    an attack and its ban, played in network namespaces
 
 Every command sets the machine up first; with --no-install it stops where that would change anything.
@@ -56,6 +58,7 @@ fn dispatch(mut args: impl Iterator<Item = OsString>) -> Result<()> {
         "run" => options(run::Run::from_vec(args)).run(),
         "lint" => options(lint::Lint::from_vec(args)).run(),
         "test" => options(test::Test::from_vec(args)).run(),
+        "soak" => options(soak::Soak::from_vec(args)).run(),
         "demo" => options(demo::Demo::from_vec(args)).run(),
         "help" | "-h" | "--help" => {
             println!("{HELP}");

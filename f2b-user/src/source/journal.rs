@@ -402,7 +402,8 @@ fn seek_after(journal: &mut Journal, cursor: &str) -> Result<bool> {
     if journal.test_cursor(cursor)? {
         return Ok(true);
     }
-    journal.previous()?;
+    // That was the next one: go back before it.
+    journal.seek_cursor(cursor)?;
     Ok(false)
 }
 

@@ -1,0 +1,30 @@
+use anyhow::Result;
+
+use crate::{
+    cargo,
+    setup::{self, Mode, Need},
+    step::{self, Step},
+};
+
+/// What the test reads; without it, it does a short form.
+const ROUNDS_VARIABLE: &str = "F2B_SOAK_ROUNDS";
+
+xflags::xflags! {
+    /// The long form of tests that CI runs in a short one: agents killed and started under a flood.
+    cmd soak {
+        /// How many agents (default: 300, about a second each).
+        optional --rounds rounds: u32
+        /// Should this machine lack anything, only say what, and fail.
+        optional --no-install
+    }
+}
+
+impl Soak {
+    pub(crate) fn run(self) -> Result<()> {
+        setup::ensure(Need::Tests, Mode::new(self.no_install))?;
+        let mut kills = cargo::test_as_root("restart")?;
+        kills.args(["--release", "--", "no_banned_packet_passes"]);
+        kills.env(ROUNDS_VARIABLE, self.rounds.unwrap_or(300).to_string());
+        step::run_all(vec![Step::new("kills", kills)])
+    }
+}
