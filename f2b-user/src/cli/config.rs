@@ -1,4 +1,4 @@
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf, slice};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -53,7 +53,7 @@ fn show(global: &Global) -> Result<()> {
 
 fn check(global: &Global) -> Result<()> {
     let resolved = Resolved::load(global.config.as_deref())?;
-    let runs = config::Config::load(global.config.as_deref())?;
+    let runs = config::Config::prepare(&resolved);
     if global.json {
         let value = json!({
             "origin": resolved.origin,
@@ -142,7 +142,7 @@ fn text(jail: &JailOptions) -> String {
     };
     let texts = |values: &[dialect::Value]| values.iter().map(|value| value.text.clone()).collect::<Vec<_>>();
     let lines = |value: &Option<dialect::Value>| texts(value.as_slice());
-    line("backend", &[jail.backend.clone()]);
+    line("backend", slice::from_ref(&jail.backend));
     line("filter", jail.filter.as_slice());
     line("prefregex", &lines(&jail.prefregex));
     line("failregex", &texts(&jail.failregex));
@@ -156,7 +156,7 @@ fn text(jail: &JailOptions) -> String {
     line("bantime", &[jail.bantime.to_string()]);
     line("ignoreself", &[jail.ignoreself.to_string()]);
     line("ignoreip", &jail.ignoreip);
-    line("usedns", &[jail.usedns.clone()]);
+    line("usedns", slice::from_ref(&jail.usedns));
     for (option, value) in jail.others() {
         line(option, &[value.to_owned()]);
     }

@@ -9,6 +9,7 @@ pub mod dialect;
 mod glob;
 mod jail;
 mod options;
+mod server;
 mod tags;
 mod time;
 mod words;
@@ -25,7 +26,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 pub use self::jail::{ActionOptions, JailOptions, LogPath};
 use self::{
-    dialect::{BUILT_IN, DEFAULT, Tree, Value},
+    dialect::{BUILT_IN, DEFAULT, Options, Tree, Value},
     jail::{JailReader, Trouble},
 };
 use crate::{filter::Filter, source::journal::JournalMatch};
@@ -64,6 +65,9 @@ pub struct Resolved {
     pub left_out: Vec<String>,
     /// What was passed over without leaving out a jail, a sentence each.
     pub warnings: Vec<String>,
+    /// What `fail2ban.conf` says about the server itself: `loglevel`, `logtarget`, `dbfile`, …
+    pub server: Options,
+    /// By jail, in the order of `jails`.
     without_effect: Vec<(String, Vec<String>)>,
 }
 
@@ -111,12 +115,14 @@ impl Resolved {
     }
 
     fn read(tree: &Tree, origin: String) -> Result<Self> {
+        let server = server::options(tree)?;
         let reader = JailReader::new(tree)?;
         let mut resolved = Self {
             origin,
             jails: Vec::new(),
             left_out: Vec::new(),
             warnings: Vec::new(),
+            server,
             without_effect: Vec::new(),
         };
         for name in reader.names() {
@@ -147,20 +153,24 @@ impl Config {
     /// Those of [`Resolved::load`]. A jail that is broken by itself, or that needs what the agent cannot do yet, is
     /// left out and named in [`warnings`](Self::warnings) instead.
     pub fn load(dir: Option<&Path>) -> Result<Self> {
-        let resolved = Resolved::load(dir)?;
-        let mut warnings = resolved.warnings;
-        warnings.extend(resolved.left_out);
+        Ok(Self::prepare(&Resolved::load(dir)?))
+    }
+
+    /// What the agent can run of a configuration.
+    pub fn prepare(resolved: &Resolved) -> Self {
+        let mut warnings = resolved.warnings.clone();
+        warnings.extend(resolved.left_out.clone());
         let mut jails = Vec::new();
-        for (jail, (name, without_effect)) in resolved.jails.iter().zip(resolved.without_effect) {
+        for (jail, (name, without_effect)) in resolved.jails.iter().zip(&resolved.without_effect) {
             match settings(jail) {
                 Ok(settings) => {
-                    warnings.extend(without_effect);
+                    warnings.extend(without_effect.clone());
                     jails.push(settings);
                 }
                 Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
             }
         }
-        Ok(Self { origin: resolved.origin, jails, warnings })
+        Self { origin: resolved.origin.clone(), jails, warnings }
     }
 }
 
@@ -330,5 +340,85 @@ mod tests {
             "{:?}",
             config.warnings
         );
+    }
+
+    /// What a user could have written, cut and mixed at random: whatever comes in, a result or an error comes out.
+    #[test]
+    fn hostile_files_give_a_result_or_an_error() {
+        let parts = [
+            "[sshd]\n",
+            "[DEFAULT]\n",
+            "[INCLUDES]\n",
+            "[Definition]\n",
+            "[Init?family=inet6]\n",
+            "[Init]\n",
+            "enabled = true\n",
+            "filter = sshd",
+            "filter = x",
+            "[mode=<a>",
+            ",b=\"%(c)s\"]",
+            "\n",
+            "  ",
+            "action = x",
+            "[a=b][c='<d>']\n",
+            "failregex = ^<a> <HOST>\n",
+            "a = <b<c>>\n",
+            "c = <a>%(a)s\n",
+            "<",
+            ">",
+            "%",
+            "%(",
+            ")s",
+            "%(known/a)s",
+            "<known/a>",
+            "before = x.conf\n",
+            "after = ../filter.d/x.conf\n",
+            "jail.local\n",
+            " ; ",
+            "#",
+            "\r",
+            "\t",
+            "\u{2028}",
+            "\u{feff}",
+            "bantime = 1h",
+            "((((",
+            "+",
+            "1e9",
+            "**9**9**9",
+            "d",
+            "logpath = /dev/[a-*\n",
+            "journalmatch = \"a\\\n",
+            "é",
+            "\0",
+            "=",
+            ":",
+            "[",
+            "]",
+            "\"",
+            "'",
+        ];
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % 1_000_003).unwrap() % below
+        };
+        let mut text = |start: &str| {
+            let length = random(10);
+            start.to_owned() + &(0..length).map(|_| parts[random(parts.len())]).collect::<String>()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("filter.d")).unwrap();
+        fs::create_dir_all(dir.path().join("action.d")).unwrap();
+        let mut read = 0;
+        for _ in 0..1000 {
+            let start = "[DEFAULT]\nenabled=1\nfilter=x[a=1]\naction = x\n[j]\n";
+            fs::write(dir.path().join("jail.local"), text(start)).unwrap();
+            fs::write(dir.path().join("filter.d/x.conf"), text("[Definition]\nfailregex = <a>\n")).unwrap();
+            fs::write(dir.path().join("action.d/x.conf"), text("[Definition]\nactionban = <a>\n")).unwrap();
+            read += usize::from(Config::load(Some(dir.path())).is_ok());
+        }
+        assert!(read > 20, "only {read} were configurations");
     }
 }
