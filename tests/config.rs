@@ -21,6 +21,9 @@ use self::reference::{copy, fail2ban};
 const F2B: &str = env!("CARGO_BIN_EXE_f2b");
 const JAILS: &str = include_str!("reference/jails.py");
 
+/// Paths in a configuration directory, and texts.
+type Files = &'static [(&'static str, &'static str)];
+
 /// Both programs' jails, by name; `None` where the configuration is refused.
 type Jails = Option<Map<String, Value>>;
 
@@ -241,7 +244,7 @@ fn the_stock_tree_with_every_jail_loads_quickly() {
 }
 
 /// Configurations by what they use. `@DIR@` is the directory.
-const OVERLAYS: &[(&str, &[(&str, &str)])] = &[
+const OVERLAYS: &[(&str, Files)] = &[
     (
         "the order of files",
         &[
@@ -305,7 +308,7 @@ const OVERLAYS: &[(&str, &[(&str, &str)])] = &[
             (
                 "jail.local",
                 "[DEFAULT]\nfilter = f\nenabled = true\n[a]\n[b]\nfilter = f[mode=extra, x=\"1,<y>\", y='q\"']\n[c]\nfilter = f[mode=none]\nfailregex = <x> %(known/failregex)s\n\
-                        [d]\nfilter = f[mode=known, logtype=]\nbackend = systemd[journalflags=1]\n[e]\nfilter = f[failregex=\"^given <HOST> <x>\",maxlines=7]\nmaxlines = 3\nmode = zzz\n",
+                        [d]\nfilter = f[mode=known, logtype=]\nbackend = systemd[journalflags=1]\n[e]\nfilter = f[failregex=\"^given <HOST> <x>\",maxlines=7]\nmaxlines = 3\nmode = zzz\nusedns = RAW\n[g]\nfilter = f[ml=x]\nmaxlines = 4\n[h]\nfilter = f\nmaxlines = x\n",
             ),
             (
                 "filter.d/f.conf",
@@ -408,7 +411,7 @@ const OVERLAYS: &[(&str, &[(&str, &str)])] = &[
 ];
 
 /// Configurations that fail2ban does not read at all, and the place that is to blame.
-const REFUSED: &[(&str, &[(&str, &str)], &str)] = &[
+const REFUSED: &[(&str, Files, &str)] = &[
     ("an option twice", &[("jail.local", "[sshd]\nmaxretry=1\nMaxRetry=2\n")], "jail.local:3: "),
     ("a section twice", &[("jail.local", "[sshd]\n[a]\n[sshd]\n")], "jail.local:3: "),
     ("no section", &[("jail.local", "maxretry=1\n")], "jail.local:1: "),

@@ -101,6 +101,7 @@ pub struct JailOptions {
     /// Alternatives, each the words of one line.
     pub journalmatch: Vec<Vec<String>>,
     pub logpath: Vec<LogPath>,
+    /// As written: the server ignores case, and takes what it does not know for `no`.
     pub usedns: String,
     pub maxretry: i64,
     /// Seconds.
@@ -334,6 +335,7 @@ fn assemble(
     };
     // The client sends these ahead of everything else, the jail's before the filter's: the last one counts.
     let ahead = |option: &str| of_filter.get(option).or_else(|| own.get(option));
+    let maxlines = |options: &Options| integer(&options.get("maxlines")?.text);
     let text = |option: &str| own.get(option).map(|value| value.text.as_str());
 
     let mut journalmatch = Vec::new();
@@ -351,11 +353,11 @@ fn assemble(
         failregex: list("failregex"),
         ignoreregex: list("ignoreregex"),
         datepattern: own.get("datepattern").or_else(|| of_filter.get("datepattern")).cloned(),
-        // A filter's count that is no number counts as not set (`convertOptions`).
-        maxlines: ahead("maxlines").and_then(|value| integer(&value.text)).unwrap_or(MAXLINES),
+        // A count that is no number counts as not set (`convertOptions`).
+        maxlines: maxlines(of_filter).or_else(|| maxlines(&own)).unwrap_or(MAXLINES),
         journalmatch,
         logpath,
-        usedns: ahead("usedns").map_or("warn", |value| value.text.as_str()).to_lowercase(),
+        usedns: ahead("usedns").map_or("warn", |value| value.text.as_str()).to_owned(),
         maxretry: number(&own, "maxretry", MAXRETRY)?,
         findtime: seconds(&own, "findtime", FINDTIME)?,
         bantime: seconds(&own, "bantime", BANTIME)?,

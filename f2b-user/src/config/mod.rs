@@ -417,7 +417,7 @@ mod tests {
             fs::write(dir.path().join("jail.local"), text(start)).unwrap();
             fs::write(dir.path().join("filter.d/x.conf"), text("[Definition]\nfailregex = <a>\n")).unwrap();
             fs::write(dir.path().join("action.d/x.conf"), text("[Definition]\nactionban = <a>\n")).unwrap();
-            read += usize::from(Config::load(Some(dir.path())).is_ok());
+            read += usize::from(Resolved::load(Some(dir.path())).is_ok());
         }
         assert!(read > 20, "only {read} were configurations");
     }
