@@ -9,6 +9,8 @@ use super::dialect::{MAX_VALUE, Options, Value};
 
 /// How often one option may take in one tag before it counts as endless (`MAX_TAG_REPLACE_COUNT`).
 const MAX_REPLACED: u32 = 25;
+/// How much all options of one filter or action may grow together.
+const MAX_GROWTH: usize = 1 << 24;
 
 /// Replaces the tags in all `options` but `ignored` ones, which stay tags in the others, too. `more` knows tags that
 /// are not among the options.
@@ -22,6 +24,7 @@ pub(super) fn substitute(
 ) -> Result<()> {
     let names: Vec<String> = options.keys().filter(|name| !ignored.contains(*name)).cloned().collect();
     let mut counts: HashMap<&str, HashMap<String, u32>> = HashMap::new();
+    let mut grown = 0;
     loop {
         let mut again = false;
         for name in &names {
@@ -49,7 +52,8 @@ pub(super) fn substitute(
                 };
                 let tagged = format!("<{tag}>");
                 let growth = text.matches(&tagged).count() * replacement.len();
-                if text.len() + growth > MAX_VALUE {
+                grown += growth;
+                if text.len() + growth > MAX_VALUE || grown > MAX_GROWTH {
                     bail!("{place}: {name} grows through <{tag}> to more than {MAX_VALUE} bytes");
                 }
                 text = text.replace(&tagged, &replacement);

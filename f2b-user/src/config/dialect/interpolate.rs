@@ -8,7 +8,7 @@ use super::{Options, Sections, Value};
 /// How deep values may refer to values that refer to values (Python's `MAX_INTERPOLATION_DEPTH`).
 const MAX_DEPTH: usize = 10;
 /// No honest value is longer; ten levels of ten references each would be.
-pub(crate) const MAX_VALUE: usize = 1 << 20;
+pub(crate) const MAX_VALUE: usize = 1 << 18;
 
 /// Where the names inside a value are looked up.
 pub(super) struct Scope<'a> {

@@ -211,6 +211,6 @@ mod tests {
             let references = format!("%(x{})s", level - 1).repeat(10);
             text.push_str(&format!("x{level} = {references}\n"));
         }
-        assert!(error(&read(&[&text]), "a", "x8").contains("more than 1048576 bytes"));
+        assert!(error(&read(&[&text]), "a", "x8").contains("more than 262144 bytes"));
     }
 }
