@@ -2,6 +2,7 @@
 
 mod ban;
 mod banned;
+mod config;
 mod detach;
 mod reload;
 mod run;
@@ -35,7 +36,7 @@ struct Global {
     /// The agent's control socket
     #[arg(long, global = true, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
-    /// Configuration directory [default: /etc/f2b if it exists, else built in]
+    /// Configuration directory [default: /etc/f2b, else /etc/fail2ban, else built in]
     #[arg(short = 'c', global = true, value_name = "DIR")]
     config: Option<PathBuf>,
     /// Print JSON instead of text
@@ -57,6 +58,8 @@ enum Command {
     Unban(unban::Unban),
     /// Make the agent read its configuration again
     Reload,
+    /// Show or check the configuration, or write the built-in one
+    Config(config::Config),
     /// Remove the XDP programs and all bans from the kernel
     Detach(detach::Detach),
 }
@@ -69,8 +72,7 @@ pub fn main() -> ExitCode {
         // `f2b banned | head` is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // When even stderr is gone, the exit code still tells.
-            drop(writeln!(io::stderr(), "f2b: {error:#}"));
+            complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -84,6 +86,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Ban(command) => command.run(&cli.global),
         Command::Unban(command) => command.run(&cli.global),
         Command::Reload => reload::run(&cli.global),
+        Command::Config(command) => command.run(&cli.global),
         Command::Detach(command) => command.run(&cli.global),
     }
 }
@@ -103,6 +106,11 @@ impl Global {
 
 fn print(text: &str) -> Result<()> {
     io::stdout().lock().write_all(text.as_bytes()).context("writing the output")
+}
+
+/// One sentence for the user, beside the output. When even stderr is gone, the exit code still tells.
+fn complain(sentence: &str) {
+    drop(writeln!(io::stderr(), "f2b: {sentence}"));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

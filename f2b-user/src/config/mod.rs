@@ -1,20 +1,38 @@
 //! The configuration: fail2ban's dialect as written → the checked settings of every jail.
 //!
-//! [`dialect`] reads files, this module gives options their meaning. Nothing downstream checks a setting again.
+//! Two stages. [`Resolved`] is what the files say, exactly as fail2ban reads them: [`dialect`] reads files, the jail
+//! reader puts jail, filter and actions together. [`Config`] is what the agent runs: the same jails, checked and
+//! compiled; nothing downstream checks a setting again.
 
+mod definition;
 pub mod dialect;
+mod glob;
+mod jail;
+mod options;
+mod server;
+mod tags;
 mod time;
+mod words;
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 
-use self::dialect::{Sections, Tree, Value};
+pub use self::jail::{ActionOptions, JailOptions, LogPath};
+use self::{
+    dialect::{BUILT_IN, DEFAULT, Options, Tree, Value},
+    jail::{JailReader, Trouble},
+};
 use crate::{filter::Filter, source::journal::JournalMatch};
 
-/// Where a configuration is looked for when `-c` does not say.
-pub const DEFAULT_DIR: &str = "/etc/f2b";
+/// Where a configuration is looked for when `-c` does not say; the first that exists. Else the built-in one is used.
+pub const STANDARD_DIRS: [&str; 2] = ["/etc/f2b", "/etc/fail2ban"];
 
 /// How long a ban lasts (`bantime`; -1 is for ever).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,7 +55,23 @@ pub struct JailSettings {
     pub ignoreself: bool,
 }
 
-/// Everything that the configuration says.
+/// What the files say: every enabled jail with all of its options.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Where it was read from, for messages.
+    pub origin: String,
+    pub jails: Vec<JailOptions>,
+    /// The jails that are broken, and why, a sentence each.
+    pub left_out: Vec<String>,
+    /// What was passed over without leaving out a jail, a sentence each.
+    pub warnings: Vec<String>,
+    /// What `fail2ban.conf` says about the server itself: `loglevel`, `logtarget`, `dbfile`, …
+    pub server: Options,
+    /// By jail, in the order of `jails`.
+    without_effect: Vec<(String, Vec<String>)>,
+}
+
+/// What the agent runs.
 #[derive(Debug)]
 pub struct Config {
     /// Where it was read from, for the log.
@@ -61,138 +95,173 @@ const NOT_YET: [&str; 10] = [
     "protocol",
 ];
 
-impl Config {
-    /// Reads the configuration in `dir`, else in `/etc/f2b`, else the built-in one.
+impl Resolved {
+    /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
     ///
     /// # Errors
-    /// A file that cannot be read or parsed, with its name and line. A jail that is broken by itself is left out and
-    /// named in [`warnings`](Self::warnings) instead.
+    /// What makes fail2ban refuse its whole configuration: a file that is not in the dialect, a reference that leads
+    /// nowhere or in a circle, or no jail but broken ones. A jail that is broken by itself is only
+    /// [`left_out`](Self::left_out).
     pub fn load(dir: Option<&Path>) -> Result<Self> {
         if let Some(dir) = dir
             && !dir.is_dir()
         {
             bail!("-c {}: it is no directory", dir.display());
         }
-        let standard = Path::new(DEFAULT_DIR);
-        let dir = dir.or_else(|| standard.is_dir().then_some(standard));
-        let tree = Tree::new(dir);
-        let sections = tree.sections("jail")?;
-        let mut config = Self {
-            origin: dir.map_or_else(|| "the built-in tree".into(), |dir: &Path| dir.display().to_string()),
+        let standard = || STANDARD_DIRS.into_iter().map(Path::new).find(|dir| dir.is_dir());
+        let dir = dir.or_else(standard);
+        let origin = dir.map_or_else(|| "the built-in tree".into(), |dir| dir.display().to_string());
+        Self::read(&Tree::new(dir), origin)
+    }
+
+    fn read(tree: &Tree, origin: String) -> Result<Self> {
+        let server = server::options(tree)?;
+        let reader = JailReader::new(tree)?;
+        let mut resolved = Self {
+            origin,
             jails: Vec::new(),
+            left_out: Vec::new(),
             warnings: Vec::new(),
+            server,
+            without_effect: Vec::new(),
         };
-        for name in sections.names() {
-            match jail(&tree, &sections, name) {
-                Ok(Some(settings)) => {
-                    config.warnings.extend(without_effect(&sections, name));
-                    config.jails.push(settings);
+        for name in reader.names() {
+            match reader.jail(&name) {
+                Ok(Some(jail)) => {
+                    resolved.without_effect.push((name.clone(), without_effect(&reader, &name)));
+                    resolved.jails.push(jail);
                 }
                 Ok(None) => {}
-                Err(error) => config.warnings.push(format!("jail {name} is left out: {error:#}")),
+                Err(Trouble::LeftOut(error)) => {
+                    resolved.left_out.push(format!("jail {name} is left out: {error:#}"));
+                }
+                Err(Trouble::Refused(error)) => return Err(error.context(format!("jail {name}"))),
             }
         }
-        Ok(config)
+        resolved.warnings = tree.take_warnings();
+        if resolved.jails.is_empty() && !resolved.left_out.is_empty() {
+            bail!("no jail is left in {}: {}", resolved.origin, resolved.left_out.join("; "));
+        }
+        Ok(resolved)
     }
 }
 
-/// The settings of one jail, or `None` if it is not enabled.
-fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSettings>> {
-    let get = |option: &str| sections.get(name, option);
-    if !get("enabled")?.map(|value| boolean("enabled", &value)).transpose()?.unwrap_or(false) {
-        return Ok(None);
+impl Config {
+    /// Reads the configuration, as [`Resolved::load`] does, and prepares what the agent can run of it.
+    ///
+    /// # Errors
+    /// Those of [`Resolved::load`]. A jail that is broken by itself, or that needs what the agent cannot do yet, is
+    /// left out and named in [`warnings`](Self::warnings) instead.
+    pub fn load(dir: Option<&Path>) -> Result<Self> {
+        Ok(Self::prepare(&Resolved::load(dir)?))
     }
-    let backend = get("backend")?.map_or_else(|| "systemd".into(), |value| value.text);
-    if !["auto", "systemd"].contains(&backend.as_str()) {
-        bail!("backend = {backend} is not supported yet; use systemd");
+
+    /// What the agent can run of a configuration.
+    pub fn prepare(resolved: &Resolved) -> Self {
+        let mut warnings = resolved.warnings.clone();
+        warnings.extend(resolved.left_out.clone());
+        let mut jails = Vec::new();
+        for (jail, (name, without_effect)) in resolved.jails.iter().zip(&resolved.without_effect) {
+            match settings(jail) {
+                Ok(settings) => {
+                    warnings.extend(without_effect.clone());
+                    jails.push(settings);
+                }
+                Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
+            }
+        }
+        Self { origin: resolved.origin.clone(), jails, warnings }
     }
-    let filter_name = get("filter")?.map_or_else(|| name.to_owned(), |value| value.text);
-    let filter_sections = tree.sections(&format!("filter.d/{filter_name}"))?;
-    let definition = |option: &str| filter_sections.get("Definition", option);
-    let filter = Filter::new(
-        &lines(definition("prefregex")?),
-        &lines(definition("failregex")?),
-        &lines(definition("ignoreregex")?),
-    )
-    .with_context(|| format!("filter {filter_name}"))?;
+}
 
-    let journalmatch = match get("journalmatch")? {
-        Some(value) => Some(value),
-        None => definition("journalmatch")?,
-    };
-    let journalmatch = journalmatch.ok_or_else(|| {
-        anyhow!("neither the jail nor filter {filter_name} has a journalmatch; set one, for example _SYSTEMD_UNIT={name}.service")
-    })?;
-    let journalmatch = JournalMatch::parse(&journalmatch.text).context(journalmatch.place)?;
+/// Writes the built-in tree into `dir`, for editing. Returns the files.
+///
+/// # Errors
+/// A file that exists already: nothing is overwritten.
+pub fn init(dir: &Path) -> Result<Vec<PathBuf>> {
+    fn files<'a>(tree: &'a include_dir::Dir<'a>, found: &mut Vec<&'a include_dir::File<'a>>) {
+        found.extend(tree.files());
+        tree.dirs().for_each(|dir| files(dir, found));
+    }
+    let mut built_in = Vec::new();
+    files(&BUILT_IN, &mut built_in);
+    built_in.sort_by_key(|file| file.path());
+    let paths: Vec<_> = built_in.iter().map(|file| dir.join(file.path())).collect();
+    if let Some(path) = paths.iter().find(|path| path.exists()) {
+        bail!("{} exists already; name a directory without a configuration", path.display());
+    }
+    for (path, file) in paths.iter().zip(built_in) {
+        let folder = path.parent().unwrap_or(dir);
+        fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+        fs::write(path, file.contents()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(paths)
+}
 
-    let maxretry = get("maxretry")?.map_or(Ok(5), |value| {
-        let count = value.text.parse().ok().filter(|count| *count >= 1);
-        count.with_context(|| format!("{}: maxretry = {} is not a number from 1", value.place, value.text))
-    })?;
-    let findtime = match get("findtime")?.map(|value| ban_time(&value)).transpose()? {
-        Some(BanTime::For(findtime)) => findtime,
-        Some(BanTime::Forever) => bail!("findtime cannot be negative; set it to, for example, 10m"),
-        None => Duration::from_secs(600),
+/// What the agent needs of a jail, checked.
+fn settings(jail: &JailOptions) -> Result<JailSettings> {
+    if !["auto", "systemd"].contains(&jail.backend.as_str()) {
+        bail!("backend = {} is not supported yet; use systemd", jail.backend);
+    }
+    let Some(filter) = &jail.filter else {
+        bail!("it has no filter; set one, for example filter = sshd");
     };
-    let bantime = get("bantime")?.map(|value| ban_time(&value)).transpose()?;
-    Ok(Some(JailSettings {
-        name: name.to_owned(),
-        filter,
+    let prefregex: Vec<Value> = jail.prefregex.iter().cloned().collect();
+    let compiled = Filter::new(&prefregex, &jail.failregex, &jail.ignoreregex);
+    let compiled = compiled.with_context(|| format!("filter {filter}"))?;
+    if jail.journalmatch.is_empty() {
+        let name = &jail.name;
+        bail!(
+            "neither the jail nor filter {filter} has a journalmatch; set one, for example _SYSTEMD_UNIT={name}.service"
+        );
+    }
+    let journalmatch: Vec<_> = jail.journalmatch.iter().map(|words| words.join(" ")).collect();
+    let journalmatch = JournalMatch::parse(&journalmatch.join("\n"))?;
+    let place = |option: &str| jail.written.get(option).map_or("built in", |value| value.place.as_str());
+    let maxretry = u32::try_from(jail.maxretry).ok().filter(|count| *count >= 1);
+    let maxretry = maxretry.with_context(|| {
+        format!("{}: maxretry = {} is not a number from 1", place("maxretry"), jail.maxretry)
+    })?;
+    let findtime = Duration::try_from_secs_f64(jail.findtime).with_context(|| {
+        format!("{}: findtime cannot be negative; set it to, for example, 10m", place("findtime"))
+    })?;
+    Ok(JailSettings {
+        name: jail.name.clone(),
+        filter: compiled,
         journalmatch,
         maxretry,
         findtime,
-        bantime: bantime.unwrap_or(BanTime::For(Duration::from_secs(600))),
-        ignoreip: get("ignoreip")?.map(|value| ignoreip(&value)).transpose()?.unwrap_or_default(),
-        ignoreself: get("ignoreself")?
-            .map(|value| boolean("ignoreself", &value))
-            .transpose()?
-            .unwrap_or(true),
-    }))
-}
-
-/// A value's lines, each with the place of the value.
-fn lines(value: Option<Value>) -> Vec<Value> {
-    let line = |text: &str, place: &str| Value { text: text.to_owned(), place: place.to_owned() };
-    let lines = value.iter().flat_map(|value| value.text.lines().map(|text| line(text, &value.place)));
-    lines.filter(|line| !line.text.is_empty()).collect()
+        bantime: ban_time(jail.bantime).with_context(|| place("bantime").to_owned())?,
+        ignoreip: ignoreip(&jail.ignoreip, place("ignoreip"))?,
+        ignoreself: jail.ignoreself,
+    })
 }
 
 /// The options that the user wrote and that have no effect yet, a sentence each.
-fn without_effect(sections: &Sections, jail: &str) -> Vec<String> {
-    let written = sections.options(jail).chain(sections.options("DEFAULT"));
+fn without_effect(reader: &JailReader<'_>, jail: &str) -> Vec<String> {
+    let written = reader.written(jail).into_iter().chain(reader.written(DEFAULT));
     written
-        .filter(|(option, _)| NOT_YET.contains(option))
+        .filter(|(option, _)| NOT_YET.contains(&option.as_str()))
         .map(|(option, value)| format!("jail {jail}: {}: {option} has no effect yet", value.place))
         .collect()
 }
 
-fn boolean(option: &str, value: &Value) -> Result<bool> {
-    match value.text.to_lowercase().as_str() {
-        "1" | "yes" | "true" | "on" => Ok(true),
-        "0" | "no" | "false" | "off" => Ok(false),
-        other => bail!("{}: {option} = {other} is neither true nor false", value.place),
-    }
-}
-
-fn ban_time(value: &Value) -> Result<BanTime> {
-    let seconds = time::seconds(&value.text).with_context(|| value.place.clone())?;
-    if seconds < 0 {
+fn ban_time(seconds: f64) -> Result<BanTime> {
+    if seconds < 0.0 {
         return Ok(BanTime::Forever);
     }
-    Ok(BanTime::For(Duration::from_secs(seconds.unsigned_abs())))
+    let bantime = Duration::try_from_secs_f64(seconds);
+    bantime.map(BanTime::For).context("bantime is longer than time can count; write -1 for a ban without end")
 }
 
-/// Addresses and prefixes, separated by spaces or commas.
-fn ignoreip(value: &Value) -> Result<Vec<IpNet>> {
-    let entries = value.text.split(|c: char| c.is_whitespace() || c == ',').filter(|entry| !entry.is_empty());
+/// Addresses and prefixes; names are not resolved yet.
+fn ignoreip(entries: &[String], place: &str) -> Result<Vec<IpNet>> {
     entries
+        .iter()
         .map(|entry| {
             let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
             net.map(canonical).map_err(|error| {
-                anyhow!(
-                    "{}: ignoreip {entry}: {error}; write an address or a prefix like 192.0.2.0/24",
-                    value.place
-                )
+                anyhow!("{place}: ignoreip {entry}: {error}; write an address or a prefix like 192.0.2.0/24")
             })
         })
         .collect()
@@ -210,9 +279,8 @@ fn canonical(net: IpNet) -> IpNet {
 /// The built-in sshd jail, for the tests of other modules.
 #[cfg(test)]
 pub(crate) fn test_settings() -> JailSettings {
-    let tree = Tree::new(None);
-    let sections = tree.sections("jail").expect("the built-in tree");
-    jail(&tree, &sections, "sshd").expect("the built-in jail").expect("enabled")
+    let resolved = Resolved::read(&Tree::new(None), "the built-in tree".into()).expect("the built-in tree");
+    settings(&resolved.jails[0]).expect("the built-in jail")
 }
 
 #[cfg(test)]
@@ -272,5 +340,85 @@ mod tests {
             "{:?}",
             config.warnings
         );
+    }
+
+    /// What a user could have written, cut and mixed at random: whatever comes in, a result or an error comes out.
+    #[test]
+    fn hostile_files_give_a_result_or_an_error() {
+        let parts = [
+            "[sshd]\n",
+            "[DEFAULT]\n",
+            "[INCLUDES]\n",
+            "[Definition]\n",
+            "[Init?family=inet6]\n",
+            "[Init]\n",
+            "enabled = true\n",
+            "filter = sshd",
+            "filter = x",
+            "[mode=<a>",
+            ",b=\"%(c)s\"]",
+            "\n",
+            "  ",
+            "action = x",
+            "[a=b][c='<d>']\n",
+            "failregex = ^<a> <HOST>\n",
+            "a = <b<c>>\n",
+            "c = <a>%(a)s\n",
+            "<",
+            ">",
+            "%",
+            "%(",
+            ")s",
+            "%(known/a)s",
+            "<known/a>",
+            "before = x.conf\n",
+            "after = ../filter.d/x.conf\n",
+            "jail.local\n",
+            " ; ",
+            "#",
+            "\r",
+            "\t",
+            "\u{2028}",
+            "\u{feff}",
+            "bantime = 1h",
+            "((((",
+            "+",
+            "1e9",
+            "**9**9**9",
+            "d",
+            "logpath = /dev/[a-*\n",
+            "journalmatch = \"a\\\n",
+            "é",
+            "\0",
+            "=",
+            ":",
+            "[",
+            "]",
+            "\"",
+            "'",
+        ];
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % 1_000_003).unwrap() % below
+        };
+        let mut text = |start: &str| {
+            let length = random(10);
+            start.to_owned() + &(0..length).map(|_| parts[random(parts.len())]).collect::<String>()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("filter.d")).unwrap();
+        fs::create_dir_all(dir.path().join("action.d")).unwrap();
+        let mut read = 0;
+        for _ in 0..1000 {
+            let start = "[DEFAULT]\nenabled=1\nfilter=x[a=1]\naction = x\n[j]\n";
+            fs::write(dir.path().join("jail.local"), text(start)).unwrap();
+            fs::write(dir.path().join("filter.d/x.conf"), text("[Definition]\nfailregex = <a>\n")).unwrap();
+            fs::write(dir.path().join("action.d/x.conf"), text("[Definition]\nactionban = <a>\n")).unwrap();
+            read += usize::from(Resolved::load(Some(dir.path())).is_ok());
+        }
+        assert!(read > 20, "only {read} were configurations");
     }
 }
