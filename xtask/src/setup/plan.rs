@@ -11,11 +11,13 @@ const TO_BUILD: &[&str] = &["gcc", "libc6-dev", "libsystemd-dev", "pkg-config"];
 const EBPF_COMPILER: &[&str] = &["cargo-web", "rust-web-src", "rustc-web"];
 const TO_LINT_WITHOUT_RUSTUP: &[&str] = &["rust-web-clippy", "rustfmt-web"];
 /// The lab: network namespaces, a journald, an sshd and its attacker, journals of other machines, a look at the maps.
+/// Python runs the real fail2ban that ours is compared with.
 const TO_TEST: &[&str] = &[
     "bpftool",
     "iproute2",
     "openssh-client",
     "openssh-server",
+    "python3",
     "systemd",
     "systemd-journal-remote",
     "util-linux",
