@@ -3,6 +3,7 @@
 mod ban;
 mod banned;
 mod detach;
+mod regex;
 mod reload;
 mod run;
 mod status;
@@ -57,6 +58,8 @@ enum Command {
     Unban(unban::Unban),
     /// Make the agent read its configuration again
     Reload,
+    /// Show what a filter finds in a log
+    Regex(regex::Command),
     /// Remove the XDP programs and all bans from the kernel
     Detach(detach::Detach),
 }
@@ -84,6 +87,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Ban(command) => command.run(&cli.global),
         Command::Unban(command) => command.run(&cli.global),
         Command::Reload => reload::run(&cli.global),
+        Command::Regex(command) => command.run(&cli.global),
         Command::Detach(command) => command.run(&cli.global),
     }
 }

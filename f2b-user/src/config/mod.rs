@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 
 use self::dialect::{Sections, Tree, Value};
-use crate::{filter::Filter, source::journal::JournalMatch};
+use crate::{
+    filter::{Filter, FilterSettings}, source::journal::JournalMatch};
 
 /// Where a configuration is looked for when `-c` does not say.
 pub const DEFAULT_DIR: &str = "/etc/f2b";
@@ -109,12 +110,8 @@ fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSetti
     let filter_name = get("filter")?.map_or_else(|| name.to_owned(), |value| value.text);
     let filter_sections = tree.sections(&format!("filter.d/{filter_name}"))?;
     let definition = |option: &str| filter_sections.get("Definition", option);
-    let filter = Filter::new(
-        &lines(definition("prefregex")?),
-        &lines(definition("failregex")?),
-        &lines(definition("ignoreregex")?),
-    )
-    .with_context(|| format!("filter {filter_name}"))?;
+    let filter = Filter::new(&filter_settings(&filter_sections)?)
+        .with_context(|| format!("filter {filter_name}"))?;
 
     let journalmatch = match get("journalmatch")? {
         Some(value) => Some(value),
@@ -150,11 +147,23 @@ fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSetti
     }))
 }
 
-/// A value's lines, each with the place of the value.
-fn lines(value: Option<Value>) -> Vec<Value> {
-    let line = |text: &str, place: &str| Value { text: text.to_owned(), place: place.to_owned() };
-    let lines = value.iter().flat_map(|value| value.text.lines().map(|text| line(text, &value.place)));
-    lines.filter(|line| !line.text.is_empty()).collect()
+/// The options of a filter that decide what it finds.
+pub(crate) fn filter_settings(filter: &Sections) -> Result<FilterSettings> {
+    let text = |option: &str| -> Result<String> {
+        Ok(filter.get("Definition", option)?.map(|value| value.text).unwrap_or_default())
+    };
+    let lines = |option: &str| -> Result<Vec<String>> {
+        Ok(text(option)?.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    };
+    Ok(FilterSettings {
+        prefregex: text("prefregex")?,
+        failregex: lines("failregex")?,
+        ignoreregex: lines("ignoreregex")?,
+        maxlines: text("maxlines")?,
+        datepattern: text("datepattern")?,
+        usedns: text("usedns")?,
+        logtype: text("logtype")?,
+    })
 }
 
 /// The options that the user wrote and that have no effect yet, a sentence each.
