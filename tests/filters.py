@@ -75,7 +75,8 @@ class Case:
 def answer(_, fid, time, data):
     ip = data.get("ip", fid)
     user = data.get("user")
-    return {"fid": str(fid), "ip": str(ip), "time": time, "user": user if user is None else str(user)}
+    return {"fid": str(fid), "ip": str(ip), "time": time, "user": user if user is None else str(user),
+            "nofail": bool(data.get("nofail"))}
 
 
 def samples(name, basedir):

@@ -19,13 +19,13 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    filter::Failure,
     ban::{BanSet, Change, KERNEL, Until},
     config::Config,
     control::{
         Answer, BanInfo, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
     },
+    filter::Failure,
     jail::{Ignored, Jail, Outcome},
     net::Net,
     source::{

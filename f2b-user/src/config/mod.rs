@@ -12,7 +12,9 @@ use ipnet::{IpNet, Ipv4Net};
 
 use self::dialect::{Sections, Tree, Value};
 use crate::{
-    filter::{Filter, FilterSettings}, source::journal::JournalMatch};
+    filter::{Filter, FilterSettings},
+    source::journal::JournalMatch,
+};
 
 /// Where a configuration is looked for when `-c` does not say.
 pub const DEFAULT_DIR: &str = "/etc/f2b";
@@ -110,8 +112,8 @@ fn jail(tree: &Tree, sections: &Sections, name: &str) -> Result<Option<JailSetti
     let filter_name = get("filter")?.map_or_else(|| name.to_owned(), |value| value.text);
     let filter_sections = tree.sections(&format!("filter.d/{filter_name}"))?;
     let definition = |option: &str| filter_sections.get("Definition", option);
-    let filter = Filter::new(&filter_settings(&filter_sections)?)
-        .with_context(|| format!("filter {filter_name}"))?;
+    let filter =
+        Filter::new(&filter_settings(&filter_sections)?).with_context(|| format!("filter {filter_name}"))?;
 
     let journalmatch = match get("journalmatch")? {
         Some(value) => Some(value),

@@ -109,9 +109,11 @@ impl Filter {
         let names = if usedns == UseDns::No { HostNames::Never } else { HostNames::Match };
         let maxlines = match settings.maxlines.trim() {
             "" => 1,
-            lines => lines.parse::<usize>().ok().filter(|lines| *lines > 0).with_context(|| {
-                format!("maxlines = {lines} is not a number from 1")
-            })?,
+            lines => lines
+                .parse::<usize>()
+                .ok()
+                .filter(|lines| *lines > 0)
+                .with_context(|| format!("maxlines = {lines} is not a number from 1"))?,
         };
         let compile = |option: &str, text: &str, multiline: bool| {
             Pattern::new(text, multiline, names)
@@ -203,9 +205,7 @@ fn dated(context: &mut Context, line: &str, logged: Option<f64>, now: f64) -> Op
             context.last_date = Some(time);
             Some((cut, time))
         }
-        Err(date::NoTime::Invalid) => {
-            Some(last.map_or((cut, now), |last| (line.to_owned(), last)))
-        }
+        Err(date::NoTime::Invalid) => Some(last.map_or((cut, now), |last| (line.to_owned(), last))),
         Err(date::NoTime::LineIsLost) => None,
     }
 }
@@ -306,7 +306,8 @@ impl Expressions {
         };
         let ip = host.ip;
         let hidden = |name: &str| {
-            IDENTITIES.contains(&name) || ["cidr", "nofail"].contains(&name)
+            IDENTITIES.contains(&name)
+                || ["cidr", "nofail"].contains(&name)
                 || ["skiplines", "alt_", "tuple_", "mlf"].iter().any(|prefix| name.starts_with(prefix))
         };
         let fields = groups.into_iter().filter(|(name, _)| !hidden(name)).collect();
@@ -340,7 +341,8 @@ impl Unmatched {
         }
         let (start, end) = found.span(0).unwrap_or_default();
         let bytes = text.as_bytes();
-        let first = bytes[..(start + 1).min(bytes.len())].iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
+        let first =
+            bytes[..(start + 1).min(bytes.len())].iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
         let from = end.saturating_sub(1);
         let behind = bytes[from..].iter().position(|c| *c == b'\n').map_or(bytes.len(), |at| from + at + 1);
         let count = |to: usize| bytes[..to].iter().filter(|c| **c == b'\n').count().min(lines.len());
@@ -495,7 +497,8 @@ mod tests {
         };
         let no_host = "failregex: \"^Failed$\" has no <HOST> to tell whose failure it is";
         assert_eq!(filter("^Failed$"), no_host);
-        let broken = "failregex: \"^(no end <HOST>\" is no regular expression: missing ), unterminated subpattern";
+        let broken =
+            "failregex: \"^(no end <HOST>\" is no regular expression: missing ), unterminated subpattern";
         assert_eq!(filter("^(no end <HOST>"), broken);
     }
 }

@@ -7,8 +7,8 @@ mod template;
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-use self::template::Template;
 pub(super) use self::strptime::NoTime;
+use self::template::Template;
 use super::expression::Captured;
 
 /// A template that has not hit for so many seconds gives way.

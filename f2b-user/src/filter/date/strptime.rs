@@ -10,7 +10,17 @@ use jiff::{
 use crate::filter::expression::Captured;
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
@@ -27,10 +37,8 @@ pub(super) fn field(name: &str, this_year: i16) -> Option<String> {
     let offset = r"[+-][01]\d(?::?\d{2})?";
     // Python's own, for the fields that fail2ban does not define anew.
     let (python_day, python_month) = (r"3[01]|[12]\d|0[1-9]|[1-9]| [1-9]", "1[0-2]|0[1-9]|[1-9]");
-    let (python_time, python_year) = (
-        r"(?P<H>2[0-3]|[01]\d|\d):(?P<M>[0-5]\d|\d):(?P<S>6[01]|[0-5]\d|\d)",
-        r"\d\d\d\d",
-    );
+    let (python_time, python_year) =
+        (r"(?P<H>2[0-3]|[01]\d|\d):(?P<M>[0-5]\d|\d):(?P<S>6[01]|[0-5]\d|\d)", r"\d\d\d\d");
     Some(match name {
         "%" => "%".into(),
         "a" => named("a", &abbreviations(&DAYS)),
@@ -75,12 +83,7 @@ pub(super) fn field(name: &str, this_year: i16) -> Option<String> {
             named("d", python_day),
             named("Y", python_year),
         ),
-        "x" => format!(
-            r"{}/{}/{}",
-            named("m", python_month),
-            named("d", python_day),
-            named("y", r"\d\d")
-        ),
+        "x" => format!(r"{}/{}/{}", named("m", python_month), named("d", python_day), named("y", r"\d\d")),
         "X" => python_time.into(),
         _ => return None,
     })
@@ -220,8 +223,8 @@ fn day_of_week(year: i16, week: i32, weekday: i32, starts_on_monday: bool) -> Re
 fn offset(zone: &str) -> Result<i32, NoTime> {
     let at = zone.find(['+', '-']).unwrap_or(zone.len());
     let (name, offset) = zone.split_at(at);
-    let is_name = name.is_empty()
-        || matches!(name.len(), 1 | 3..=5) && name.chars().all(|c| c.is_ascii_uppercase());
+    let is_name =
+        name.is_empty() || matches!(name.len(), 1 | 3..=5) && name.chars().all(|c| c.is_ascii_uppercase());
     if !is_name {
         return Err(NoTime::Invalid);
     }

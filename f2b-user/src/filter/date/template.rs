@@ -16,7 +16,10 @@ const UNBOUND: &str = "{UNB}";
 enum Kind {
     Fields,
     /// Seconds since 1970, in this group; `long`: milliseconds and microseconds are told by their length.
-    Epoch { long: bool, group: usize },
+    Epoch {
+        long: bool,
+        group: usize,
+    },
     Tai64n,
 }
 
@@ -168,7 +171,9 @@ impl Template {
             }
             Kind::Tai64n => {
                 let digits = found.get(1).and_then(|value| value.get(2..17)).ok_or(NoTime::LineIsLost)?;
-                i64::from_str_radix(digits, 16).map(|value| value as f64).map_err(|_| NoTime::Invalid)
+                i64::from_str_radix(digits, 16)
+                    .map(|value| value as f64)
+                    .map_err(|_no_number| NoTime::Invalid)
             }
         }
     }
@@ -251,7 +256,9 @@ fn begins_bound(expression: &str) -> bool {
     let inner = expression.trim_start_matches('(');
     let opened = inner.len() < expression.len();
     let begins = |text: &str| {
-        text.starts_with('^') || text.trim_start_matches('(').starts_with("**") || text.starts_with("(^")
+        text.starts_with('^')
+            || text.trim_start_matches('(').starts_with("**")
+            || text.starts_with("(^")
             || text.starts_with("(?:^")
     };
     begins(inner)
@@ -264,7 +271,10 @@ fn ends_bound(expression: &str) -> bool {
     let unescaped = |at: usize| !expression[..at].ends_with('\\');
     let ends = |tail: &str| expression.ends_with(tail) && unescaped(expression.len() - tail.len());
     let stars = expression.trim_end_matches(')');
-    ends("$") || ends("$)") || ends(r"\b") || ends(r"\s")
+    ends("$")
+        || ends("$)")
+        || ends(r"\b")
+        || ends(r"\s")
         || stars.ends_with("**") && !stars[..stars.len() - 2].ends_with('\\')
 }
 

@@ -208,7 +208,7 @@ impl Emitter<'_> {
     fn ascii(&mut self, set: u128) {
         let alone = set.count_ones() == 1;
         let c = char::from(set.trailing_zeros() as u8);
-        if alone && c.is_ascii_alphanumeric() || alone && " /:;,'\"=@%_<>".contains(c) {
+        if alone && (c.is_ascii_alphanumeric() || " /:;,'\"=@%_<>".contains(c)) {
             self.out.push(c);
             return;
         }
@@ -244,9 +244,10 @@ fn find_group(node: &Node, wanted: usize) -> Option<&Node> {
     match node {
         Node::Group { index, node } if *index == wanted => Some(node),
         Node::Concat(nodes) | Node::Alternation(nodes) => nodes.iter().find_map(find),
-        Node::Group { node, .. } | Node::Repeat { node, .. } | Node::Atomic(node) | Node::Look { node, .. } => {
-            find(node)
-        }
+        Node::Group { node, .. }
+        | Node::Repeat { node, .. }
+        | Node::Atomic(node)
+        | Node::Look { node, .. } => find(node),
         Node::Conditional { yes, no, .. } => find(yes).or_else(|| find(no)),
         Node::Empty | Node::Class(_) | Node::BackReference { .. } | Node::Assertion(_) => None,
     }

@@ -40,13 +40,16 @@ enum Engine {
     Confirmed { candidate: Option<Regex>, exact: Box<fancy_regex::Regex> },
 }
 
+/// Where each group matched, in bytes.
+type Spans = Vec<Option<(usize, usize)>>;
+
 /// Where an expression matched, and its groups.
 #[derive(Clone, Debug)]
 pub(in crate::filter) struct Captured<'t> {
     text: &'t str,
     names: Arc<[(String, usize)]>,
     /// By number; 0 is the whole match.
-    spans: Vec<Option<(usize, usize)>>,
+    spans: Spans,
 }
 
 impl<'t> Captured<'t> {
@@ -154,7 +157,7 @@ impl Engine {
         })
     }
 
-    fn search(&self, text: &str, from: usize) -> Result<Option<Vec<Option<(usize, usize)>>>, OverBudget> {
+    fn search(&self, text: &str, from: usize) -> Result<Option<Spans>, OverBudget> {
         match self {
             Self::Linear(regex) => {
                 let mut locations = regex.capture_locations();

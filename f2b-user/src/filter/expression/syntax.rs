@@ -12,13 +12,32 @@ pub(super) enum Node {
     Class(Class),
     Concat(Vec<Node>),
     Alternation(Vec<Node>),
-    Repeat { node: Box<Node>, min: u32, max: Option<u32>, kind: Repetition },
-    Group { index: usize, node: Box<Node> },
+    Repeat {
+        node: Box<Node>,
+        min: u32,
+        max: Option<u32>,
+        kind: Repetition,
+    },
+    Group {
+        index: usize,
+        node: Box<Node>,
+    },
     Atomic(Box<Node>),
-    Look { behind: bool, negative: bool, node: Box<Node> },
-    BackReference { index: usize, ignore_case: bool },
+    Look {
+        behind: bool,
+        negative: bool,
+        node: Box<Node>,
+    },
+    BackReference {
+        index: usize,
+        ignore_case: bool,
+    },
     /// `(?(1)yes|no)`
-    Conditional { index: usize, yes: Box<Node>, no: Box<Node> },
+    Conditional {
+        index: usize,
+        yes: Box<Node>,
+        no: Box<Node>,
+    },
     Assertion(Assertion),
 }
 
@@ -58,7 +77,10 @@ pub(super) struct Class {
 pub(super) enum Item {
     Range(char, char),
     /// `\d`, `\s`, `\w`; their capitals are `negated`.
-    Named { kind: Named, negated: bool },
+    Named {
+        kind: Named,
+        negated: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -139,7 +161,6 @@ impl Parser<'_> {
     fn eat(&mut self, c: char) -> bool {
         self.chars.next_if_eq(&c).is_some()
     }
-
 
     fn alternation(&mut self, flags: &mut Flags) -> Result<Node> {
         self.depth += 1;

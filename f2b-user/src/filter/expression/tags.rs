@@ -34,7 +34,13 @@ pub(in crate::filter) fn expand(expression: &str, names: HostNames) -> String {
     let expanded = TAG.replace_all(expression, |tag: &Captures<'_>| {
         let whole = || tag[0].to_owned();
         let (closes, name, closed) = (&tag[1] == "/", &tag[2], &tag[3] == "/");
-        let simple = if closes { None } else if closed { name.strip_prefix("F-") } else { Some(name) };
+        let simple = if closes {
+            None
+        } else if closed {
+            name.strip_prefix("F-")
+        } else {
+            Some(name)
+        };
         match simple {
             Some("HOST") if !closed && names == HostNames::Match => {
                 return format!("(?:{}|{DNS})", address());
