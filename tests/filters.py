@@ -1,12 +1,14 @@
 """Asks the real fail2ban what its filters find in its own samples.
 
-Run with PYTHONPATH pointing to the unpacked package:  python3 filters.py CONFIG_DIR
+Run with PYTHONPATH pointing to the unpacked package:  python3 filters.py CONFIG_DIR [SEED]
+With a seed, the lines of each case are shuffled, doubled, cut and spoiled first, and nothing is expected of them.
 Prints one JSON object per filter and option set: what the options resolve to, the sample lines in order, and for each
 line what fail2ban's server finds in it ("real") and what the sample says that it should find ("expected").
 """
 
 import json
 import os
+import random
 import re
 import sys
 
@@ -135,9 +137,39 @@ def samples(name, basedir):
     return cases.values()
 
 
+HOSTILE = ["\t", "\x1c", "[", "]", "<", "%", "'", "\"", "\\", " from 203.0.113.9", " port 22", "é", "\u2028", "٣", "K", "  ",
+           "2005-08-14 10:00:00 ", "192.030.0.6", "::ffff:203.0.113.9", "A" * 300, ": ", " [preauth]"]
+
+
+def spoiled(case, name, basedir, seed):
+    """The case anew, with other lines made of its own."""
+    dice = random.Random("%s %s %s" % (seed, name, case.out["options"]))
+    lines = case.out["lines"] * 3
+    dice.shuffle(lines)
+    options = {**case.options, **case.out["options"]}
+    other = Case(name, basedir, options)
+    for line in lines:
+        text = line["text"]
+        at, to = sorted((dice.randint(0, len(text)), dice.randint(0, len(text))))
+        change = dice.randrange(6)
+        if change == 1:
+            text = text[:at] + text[to:]
+        elif change == 2:
+            text = text[:at] + dice.choice(HOSTILE) + text[at:]
+        elif change == 3:
+            text = text + dice.choice(HOSTILE)
+        elif change == 4:
+            text = text[:to]
+        elif change == 5:
+            text = text[:at] + text[at:to] * 2 + text[to:]
+        other.line("%s, spoiled" % line["place"], text, None)
+    return other
+
+
 def main():
     setUpMyTime()
     config = sys.argv[1]
+    seed = sys.argv[2] if len(sys.argv) > 2 else None
     for basedir, wanted in ((config, lambda name: not name.endswith("common")),
                             (OWN_CONFIG, lambda name: name.startswith("zzz-"))):
         names = (name[:-5] for name in os.listdir(os.path.join(basedir, "filter.d")) if name.endswith(".conf"))
@@ -145,7 +177,7 @@ def main():
             if not os.path.exists(os.path.join(SAMPLES, name)):
                 continue
             for case in samples(name, basedir):
-                print(json.dumps(case.out))
+                print(json.dumps(spoiled(case, name, basedir, seed).out if seed else case.out))
 
 
 main()
