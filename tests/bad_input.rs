@@ -216,7 +216,11 @@ fn a_jail_with_a_broken_expression_is_named_and_left_out_and_the_others_start() 
     let agent = Agent::start(&lab, "[broken]\nenabled = true\njournalmatch = _COMM=broken\n");
     let log = agent.process.log();
     let warning = log.lines().find(|line| line.contains(" WARN ")).expect("the jail is named");
-    assert!(warning.contains("jail broken is left out: filter broken: "), "{warning}");
+    assert!(
+        warning.contains("jail broken is left out: ")
+            && warning.contains("filter.d/broken.conf:2: filter broken: "),
+        "{warning}"
+    );
     assert!(warning.contains("^(no end <HOST>"), "{warning}");
     assert!(f2b_ok(&lab, &["status"]).contains("Jail list:\tsshd\n"));
 }

@@ -25,6 +25,7 @@ use crate::{
         Answer, BanInfo, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
     },
+    filter::Failure,
     jail::{Ignored, Jail, Outcome},
     net::Net,
     source::{
@@ -149,17 +150,23 @@ impl<M: BanMap> Agent<M> {
         let Some(jail) = self.jails.get_mut(&line.jail) else {
             return;
         };
-        let Some(failure) = jail.settings().filter.failure(&line.text) else {
+        for failure in jail.find(&line.text, line.time, now) {
+            self.failure(line, &failure, replayed, now);
+        }
+    }
+
+    /// Charges a failure to its address. A host name has none: names are not resolved yet.
+    fn failure(&mut self, line: &Line, failure: &Failure, replayed: bool, now: SystemTime) {
+        let (Some(jail), Some(ip)) = (self.jails.get_mut(&line.jail), failure.ip) else {
             return;
         };
-        let ip = failure.address;
         let name = line.jail.as_str();
         if replayed {
             return jail.replay(ip, line.time, &self.own_addresses, now);
         }
         match jail.failure(ip, line.time, &self.own_addresses, now) {
             Outcome::Counted { count } => {
-                info!(jail = name, %ip, user = failure.user, count, "Found");
+                info!(jail = name, %ip, user = failure.user(), count, "Found");
             }
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
             Outcome::Ignored(reason) => info!(jail = name, %ip, "Ignore: {reason}"),
@@ -168,7 +175,7 @@ impl<M: BanMap> Agent<M> {
                 info!(jail = name, %ip, "Already banned")
             }
             Outcome::Ban { until, count } => {
-                info!(jail = name, %ip, user = failure.user, count, "Found");
+                info!(jail = name, %ip, user = failure.user(), count, "Found");
                 if let Err(error) = self.ban(&line.jail, ip, until, now) {
                     error!(jail = name, %ip, "Not banned: {error:#}");
                 }

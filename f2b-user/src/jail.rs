@@ -8,10 +8,12 @@ use std::{
 };
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 
 use crate::{
     ban::Until,
     config::{BanTime, JailSettings},
+    filter::{self, Failure},
 };
 
 /// The failures of one address, as fail2ban keeps them (`server/ticket.py`): a count and the span it covers, not a
@@ -35,6 +37,15 @@ impl Tally {
         }
         self.count = self.count.saturating_add(1);
     }
+}
+
+/// Journal entries carry their own time, so neither a zone nor the clock decides anything here.
+fn context(settings: &JailSettings) -> filter::Context {
+    settings.filter.context(TimeZone::UTC, 0.0)
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// Why a failure was not counted, or an address not banned.
@@ -82,6 +93,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Jail {
     settings: JailSettings,
+    /// What the filter remembers between lines.
+    context: filter::Context,
     tallies: HashMap<IpAddr, Tally>,
     total_failed: u64,
     total_banned: u64,
@@ -89,7 +102,13 @@ pub struct Jail {
 
 impl Jail {
     pub fn new(settings: JailSettings) -> Self {
-        Self { settings, tallies: HashMap::new(), total_failed: 0, total_banned: 0 }
+        let context = context(&settings);
+        Self { settings, context, tallies: HashMap::new(), total_failed: 0, total_banned: 0 }
+    }
+
+    /// The failures that a line of the journal completes.
+    pub fn find(&mut self, text: &str, logged: SystemTime, now: SystemTime) -> Vec<Failure> {
+        self.settings.filter.failures(&mut self.context, text, Some(seconds(logged)), seconds(now))
     }
 
     pub fn settings(&self) -> &JailSettings {
@@ -98,6 +117,7 @@ impl Jail {
 
     /// Goes on with other settings and the failures counted so far.
     pub fn reconfigure(&mut self, settings: JailSettings) {
+        self.context = context(&settings);
         self.settings = settings;
     }
 

@@ -4,6 +4,7 @@ mod ban;
 mod banned;
 mod config;
 mod detach;
+mod regex;
 mod reload;
 mod run;
 mod status;
@@ -60,6 +61,8 @@ enum Command {
     Reload,
     /// Show or check the configuration, or write the built-in one
     Config(config::Config),
+    /// Show what a filter finds in a log
+    Regex(regex::Command),
     /// Remove the XDP programs and all bans from the kernel
     Detach(detach::Detach),
 }
@@ -87,6 +90,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Unban(command) => command.run(&cli.global),
         Command::Reload => reload::run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
+        Command::Regex(command) => command.run(&cli.global),
         Command::Detach(command) => command.run(&cli.global),
     }
 }

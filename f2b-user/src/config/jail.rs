@@ -212,6 +212,15 @@ impl<'a> JailReader<'a> {
         Ok(Some(assemble(name, filter_name, &of_filter, own, actions)?))
     }
 
+    /// What a jail without a section would be whose `filter` is `text` and whose lines come from a file.
+    pub(super) fn filter_alone(&self, text: &str) -> Result<JailOptions, Trouble> {
+        let value = Value { text: text.to_owned(), place: "the command line".into() };
+        let jail = Options::from_iter([("filter".to_owned(), value)]);
+        let (name, mut filter) = self.filter(&jail)?.context("a filter has a name")?;
+        filter.read(&FILTER_OPTIONS, &Options::new(), false)?;
+        assemble("(none)", Some(name), &filter.combined(&[])?, Options::new(), Vec::new())
+    }
+
     /// The jail's own options of these names, interpolated.
     fn options(&self, jail: &str, names: &[&str]) -> Result<Options, Trouble> {
         let jails = self.jails.borrow();

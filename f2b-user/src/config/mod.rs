@@ -29,7 +29,10 @@ use self::{
     dialect::{BUILT_IN, DEFAULT, Options, Tree, Value},
     jail::{JailReader, Trouble},
 };
-use crate::{filter::Filter, source::journal::JournalMatch};
+use crate::{
+    filter::{Filter, FilterSettings},
+    source::journal::JournalMatch,
+};
 
 /// Where a configuration is looked for when `-c` does not say; the first that exists. Else the built-in one is used.
 pub const STANDARD_DIRS: [&str; 2] = ["/etc/f2b", "/etc/fail2ban"];
@@ -108,8 +111,7 @@ impl Resolved {
         {
             bail!("-c {}: it is no directory", dir.display());
         }
-        let standard = || STANDARD_DIRS.into_iter().map(Path::new).find(|dir| dir.is_dir());
-        let dir = dir.or_else(standard);
+        let dir = dir.or_else(standard_dir);
         let origin = dir.map_or_else(|| "the built-in tree".into(), |dir| dir.display().to_string());
         Self::read(&Tree::new(dir), origin)
     }
@@ -144,6 +146,11 @@ impl Resolved {
         }
         Ok(resolved)
     }
+}
+
+/// The first of the [`STANDARD_DIRS`] that exists.
+fn standard_dir<'a>() -> Option<&'a Path> {
+    STANDARD_DIRS.into_iter().map(Path::new).find(|dir| dir.is_dir())
 }
 
 impl Config {
@@ -198,6 +205,34 @@ pub fn init(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// What `filter = text` of a jail would resolve to, in the tree that [`Resolved::load`] reads.
+///
+/// # Errors
+/// There is no such filter, or it is broken.
+pub fn filter(dir: Option<&Path>, text: &str) -> Result<FilterSettings> {
+    let tree = Tree::new(dir.or_else(standard_dir));
+    let jail = JailReader::new(&tree)?.filter_alone(text).map_err(|trouble| match trouble {
+        Trouble::LeftOut(error) | Trouble::Refused(error) => error,
+    })?;
+    Ok(filter_settings(&jail))
+}
+
+/// The options that decide what a filter finds.
+fn filter_settings(jail: &JailOptions) -> FilterSettings {
+    let texts = |values: &[Value]| -> Vec<String> { values.iter().map(|value| value.text.clone()).collect() };
+    let text = |value: &Option<Value>| value.as_ref().map(|value| value.text.clone()).unwrap_or_default();
+    let journal = jail.backend.starts_with("systemd");
+    FilterSettings {
+        prefregex: text(&jail.prefregex),
+        failregex: texts(&jail.failregex),
+        ignoreregex: texts(&jail.ignoreregex),
+        maxlines: jail.maxlines.to_string(),
+        datepattern: text(&jail.datepattern),
+        usedns: jail.usedns.clone(),
+        logtype: if journal { "journal".into() } else { String::new() },
+    }
+}
+
 /// What the agent needs of a jail, checked.
 fn settings(jail: &JailOptions) -> Result<JailSettings> {
     if !["auto", "systemd"].contains(&jail.backend.as_str()) {
@@ -206,9 +241,10 @@ fn settings(jail: &JailOptions) -> Result<JailSettings> {
     let Some(filter) = &jail.filter else {
         bail!("it has no filter; set one, for example filter = sshd");
     };
-    let prefregex: Vec<Value> = jail.prefregex.iter().cloned().collect();
-    let compiled = Filter::new(&prefregex, &jail.failregex, &jail.ignoreregex);
-    let compiled = compiled.with_context(|| format!("filter {filter}"))?;
+    let compiled = Filter::new(&filter_settings(jail)).with_context(|| {
+        let place = jail.failregex.first().map_or("built in", |value| value.place.as_str());
+        format!("{place}: filter {filter}")
+    })?;
     if jail.journalmatch.is_empty() {
         let name = &jail.name;
         bail!(

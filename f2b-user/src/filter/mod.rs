@@ -1,23 +1,73 @@
 //! A filter: which lines are failures, and whose. No clock, no I/O.
+//!
+//! - [`expression`]: fail2ban's expressions → what matches them
+//! - [`date`]: finds and reads the date of a line
+//! - [`context`]: what is remembered from line to line
+//! - [`identity`]: what a failure is charged to
 
+mod context;
+mod date;
 mod expression;
+mod identity;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use regex::{Captures, Regex, RegexSet};
+use jiff::tz::TimeZone;
 
-use crate::config::dialect::Value;
+pub use self::context::Context;
+use self::{
+    context::Groups,
+    date::Detector,
+    expression::{
+        Captured, OverBudget, Pattern, Set,
+        tags::{HostNames, option_name},
+    },
+    identity::Identity,
+};
 
 /// A line is cut here before it is matched: no log line that matters is longer, and a hostile one must not buy time.
 const MAX_LINE: usize = 8192;
 
-/// One failure found in a line.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// The groups that say whose failure it is; a filter needs one of them.
+const IDENTITIES: [&str; 5] = ["fid", "ip4", "ip6", "dns", "mlfid"];
+
+/// A filter's options as the configuration resolves them.
+#[derive(Clone, Debug, Default)]
+pub struct FilterSettings {
+    pub prefregex: String,
+    pub failregex: Vec<String>,
+    pub ignoreregex: Vec<String>,
+    /// Empty: 1.
+    pub maxlines: String,
+    /// Empty: the default detectors.
+    pub datepattern: String,
+    /// `yes`, `warn` (also if empty), `no`, `raw`.
+    pub usedns: String,
+    /// `journal`: the line comes without a date.
+    pub logtype: String,
+}
+
+/// One failure found.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
-    pub address: IpAddr,
+    /// The number of the line that completed the match, from 1.
+    pub line: u64,
+    /// Whom or what it is charged to: an address, a host name, or what `<F-ID>` matched.
+    pub fid: String,
+    /// The address behind it. A host name has none until somebody resolves it.
+    pub ip: Option<IpAddr>,
+    /// Seconds since 1970.
+    pub time: f64,
+    /// What the other groups matched: `user`, `port`, …
+    pub fields: BTreeMap<String, String>,
+}
+
+impl Failure {
     /// `<F-USER>`, if the expression has it.
-    pub user: Option<String>,
+    pub fn user(&self) -> Option<&str> {
+        self.fields.get("user").map(String::as_str)
+    }
 }
 
 /// A filter's expressions, compiled. Cheap to clone.
@@ -26,91 +76,361 @@ pub struct Filter {
     inner: Arc<Expressions>,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum UseDns {
+    Yes,
+    No,
+    Raw,
+}
+
 #[derive(Debug)]
 struct Expressions {
-    prefregex: Option<Regex>,
-    /// All of `failregex` in one automaton: it selects the candidates in one pass.
-    any: RegexSet,
-    failregex: Vec<Regex>,
-    ignoreregex: RegexSet,
+    prefregex: Option<Pattern>,
+    failregex: Vec<Pattern>,
+    any_failregex: Set,
+    ignoreregex: Vec<Pattern>,
+    maxlines: usize,
+    datepattern: String,
+    usedns: UseDns,
 }
 
 impl Filter {
     /// Compiles a filter.
     ///
     /// # Errors
-    /// The expression that does not compile, or that has no `<HOST>` to tell whose failure it is.
-    pub fn new(prefregex: &[Value], failregex: &[Value], ignoreregex: &[Value]) -> Result<Self> {
-        let compile = |option: &str, value: &Value| {
-            expression::compile(&value.text).with_context(|| format!("{}: {option}", value.place))
+    /// The option that is wrong, and why.
+    pub fn new(settings: &FilterSettings) -> Result<Self> {
+        let usedns = match settings.usedns.to_lowercase().as_str() {
+            "" | "yes" | "warn" => UseDns::Yes,
+            "raw" => UseDns::Raw,
+            // fail2ban takes whatever else is written for "no".
+            _ => UseDns::No,
         };
-        let compile_all = |option: &str, values: &[Value]| -> Result<Vec<Regex>> {
-            values.iter().map(|value| compile(option, value)).collect()
+        let names = if usedns == UseDns::No { HostNames::Never } else { HostNames::Match };
+        let maxlines = match settings.maxlines.trim() {
+            "" => 1,
+            lines => lines
+                .parse::<usize>()
+                .ok()
+                .filter(|lines| *lines > 0)
+                .with_context(|| format!("maxlines = {lines} is not a number from 1"))?,
         };
-        if failregex.is_empty() {
+        let compile = |option: &str, text: &str, multiline: bool| {
+            Pattern::new(text, multiline, names)
+                .with_context(|| format!("{option}: \"{text}\" is no regular expression"))
+        };
+        if settings.failregex.is_empty() {
             bail!("failregex is empty; a filter needs at least one expression with <HOST>");
         }
-        let compiled = compile_all("failregex", failregex)?;
-        for (value, regex) in failregex.iter().zip(&compiled) {
-            if !regex.capture_names().flatten().any(|name| name == "ip4") {
-                bail!(
-                    "{}: failregex: \"{}\" has no <HOST> to tell whose failure it is",
-                    value.place,
-                    value.text
-                );
+        let prefregex = match settings.prefregex.as_str() {
+            "" => None,
+            text => Some(compile("prefregex", text, false)?),
+        };
+        let identifies = |pattern: &Pattern| IDENTITIES.iter().any(|name| pattern.has_group(name));
+        let mut failregex = Vec::new();
+        for text in &settings.failregex {
+            let pattern = compile("failregex", text, maxlines > 1)?;
+            if !identifies(&pattern) && !prefregex.as_ref().is_some_and(identifies) {
+                bail!("failregex: \"{text}\" has no <HOST> to tell whose failure it is");
             }
+            failregex.push(pattern);
         }
-        let failregex = compiled;
-        let ignoreregex = compile_all("ignoreregex", ignoreregex)?;
+        let ignoreregex = settings.ignoreregex.iter().map(|text| compile("ignoreregex", text, false));
+        let ignoreregex = ignoreregex.collect::<Result<Vec<_>>>()?;
+        if !settings.datepattern.trim().is_empty() {
+            Detector::new(&settings.datepattern, TimeZone::UTC, 2000)
+                .and_then(|detector| detector.check())
+                .with_context(|| format!("datepattern = {}", settings.datepattern))?;
+        }
         Ok(Self {
             inner: Arc::new(Expressions {
-                prefregex: prefregex.first().map(|value| compile("prefregex", value)).transpose()?,
-                any: RegexSet::new(failregex.iter().map(Regex::as_str))?,
+                prefregex,
+                any_failregex: Set::new(&failregex),
                 failregex,
-                ignoreregex: RegexSet::new(ignoreregex.iter().map(Regex::as_str))?,
+                ignoreregex,
+                maxlines,
+                datepattern: settings.datepattern.clone(),
+                usedns,
             }),
         })
     }
 
-    /// The failure that `line` tells of. The first matching `failregex` wins, as in fail2ban's server. A line about a
-    /// host name is not one: names are not resolved yet.
-    pub fn failure(&self, line: &str) -> Option<Failure> {
-        let filter = &*self.inner;
-        let line = &line[..line.floor_char_boundary(MAX_LINE)];
-        let content = match &filter.prefregex {
-            None => line,
-            Some(prefregex) => {
-                let captures = prefregex.captures(line)?;
-                captures.name("fcontent").map_or(line, |content| content.as_str())
-            }
-        };
-        let first = filter.any.matches(content).into_iter().next()?;
-        if filter.ignoreregex.is_match(content) {
-            return None;
+    /// A fresh memory for one log. `zone` is where its local times are; `now` tells how far in the future a date can
+    /// be.
+    pub fn context(&self, zone: TimeZone, now: f64) -> Context {
+        let this_year = date::year(now, &zone);
+        let detector = Detector::new(&self.inner.datepattern, zone.clone(), this_year);
+        // `new` has checked the pattern.
+        Context::new(detector.unwrap_or_else(|_| Detector::none(zone)))
+    }
+
+    /// The failures that `line` completes. `logged` is when it was logged, if its source knows; else its date is
+    /// searched for, and cut out.
+    pub fn failures(&self, context: &mut Context, line: &str, logged: Option<f64>, now: f64) -> Vec<Failure> {
+        context.line += 1;
+        if line.len() > MAX_LINE {
+            context.over_budget += 1;
         }
-        let captures = filter.failregex[first].captures(content)?;
-        Some(Failure {
-            address: address(&captures)?,
-            user: captures.name("fuser").map(|user| user.as_str().to_owned()),
-        })
+        let line = &line[..line.floor_char_boundary(MAX_LINE)];
+        let Some((text, time)) = dated(context, line, logged, now) else {
+            return Vec::new();
+        };
+        match self.inner.find(context, text, time, now) {
+            Ok(failure) => failure.into_iter().collect(),
+            Err(OverBudget) => {
+                context.over_budget += 1;
+                Vec::new()
+            }
+        }
     }
 }
 
-fn address(captures: &Captures<'_>) -> Option<IpAddr> {
-    let text = captures.name("ip4").or_else(|| captures.name("ip6"))?.as_str();
-    // A zone (`%eth0`) names the interface a link-local address is seen on; the packet does not carry it.
-    let text = text.split('%').next()?;
-    text.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+/// The line without its date, and its time (`Filter.processLine`). Nothing for a line whose date fail2ban trips over.
+fn dated(context: &mut Context, line: &str, logged: Option<f64>, now: f64) -> Option<(String, f64)> {
+    if let Some(time) = logged {
+        context.last_date = Some(time);
+        return Some((line.to_owned(), time));
+    }
+    // A date within the last minute also holds for the lines below it.
+    let last = context.last_date.filter(|last| *last > now - 60.0);
+    let Some(found) = context.detector.find(line, now) else {
+        return Some((line.to_owned(), last.unwrap_or(now)));
+    };
+    let cut = format!("{}{}", &line[..found.start], &line[found.end..]);
+    if found.start == found.end {
+        return Some((line.to_owned(), last.unwrap_or(now)));
+    }
+    match found.time {
+        Ok(time) => {
+            context.last_date = Some(time);
+            Some((cut, time))
+        }
+        Err(date::NoTime::Invalid) => Some(last.map_or((cut, now), |last| (line.to_owned(), last))),
+        Err(date::NoTime::LineIsLost) => None,
+    }
 }
 
+impl Expressions {
+    /// The failure that the buffered lines and `text` amount to (`Filter.findFailure`).
+    fn find(
+        &self,
+        context: &mut Context,
+        text: String,
+        time: f64,
+        now: f64,
+    ) -> Result<Option<Failure>, OverBudget> {
+        if self.maxlines == 1 {
+            context.buffer.clear();
+        }
+        context.buffer.push(text);
+        let excess = context.buffer.len().saturating_sub(self.maxlines);
+        context.buffer.drain(..excess);
+        let lines = context.buffer.clone();
+        let mut buffer = joined(&lines);
+
+        // With few of them, it is cheaper to ask first.
+        if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer)? {
+            return Ok(None);
+        }
+        let mut common = Vec::new();
+        if let Some(prefregex) = &self.prefregex {
+            let Some(found) = prefregex.search(&buffer)? else { return Ok(None) };
+            common = groups(&found);
+            let content = found.name("content").filter(|content| !content.is_empty()).map(str::to_owned);
+            common.retain(|(name, _)| name != "content");
+            if let Some(content) = content {
+                buffer = joined(std::slice::from_ref(&content));
+                context.buffer = vec![content];
+            }
+        }
+        for index in self.any_failregex.candidates(&buffer) {
+            let Some(found) = self.failregex[index].search(&buffer)? else { continue };
+            let unmatched = Unmatched::of(&found, &buffer, &lines);
+            let matched = if self.maxlines > 1 { joined(&unmatched.matched) } else { buffer.clone() };
+            context.buffer = unmatched.rest;
+            if !self.ignoreregex.is_empty() && self.ignores(&matched)? {
+                return Ok(None);
+            }
+            for (name, value) in groups(&found) {
+                common.retain(|(known, _)| *known != name);
+                common.push((name, value));
+            }
+            let groups = common.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            return Ok(self.conclude(context, groups, time, now));
+        }
+        Ok(None)
+    }
+
+    fn ignores(&self, text: &str) -> Result<bool, OverBudget> {
+        for pattern in &self.ignoreregex {
+            if pattern.search(text)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether what matched is a failure, and whose.
+    fn conclude(&self, context: &mut Context, groups: Groups, time: f64, now: f64) -> Option<Failure> {
+        let id = groups.get("mlfid").cloned();
+        let groups = match &id {
+            None => groups,
+            Some(id) => {
+                let merged = context.connections.merge(id, groups, now).groups;
+                if merged.get("nofail").is_some_and(|value| !value.is_empty()) {
+                    return None;
+                }
+                merged
+            }
+        };
+        let get = |name: &str| groups.get(name).map(String::as_str);
+        let given = get("fid");
+        let prefix = get("cidr").filter(|prefix| !prefix.is_empty());
+        let (host, name) = match (get("ip4").or(get("ip6")), get("dns").or(given)) {
+            (Some(ip), _) => (Identity::address(ip, prefix), ip),
+            (None, Some(name)) => (Identity::raw(name), name),
+            (None, None) => {
+                if let Some(id) = &id {
+                    context.connections.set_pending(id, now);
+                }
+                return None;
+            }
+        };
+        let is_name = get("ip4").or(get("ip6")).is_none() && get("dns").is_some();
+        if is_name && self.usedns == UseDns::No && host.ip.is_none() {
+            return None;
+        }
+        let fid = match given {
+            Some(given) if given != name && !(is_name && self.usedns != UseDns::Raw) => given.to_owned(),
+            _ => host.text,
+        };
+        let ip = host.ip;
+        let hidden = |name: &str| {
+            IDENTITIES.contains(&name)
+                || ["cidr", "nofail"].contains(&name)
+                || ["skiplines", "alt_", "tuple_", "mlf"].iter().any(|prefix| name.starts_with(prefix))
+        };
+        let fields = groups.into_iter().filter(|(name, _)| !hidden(name)).collect();
+        Some(Failure { line: context.line, fid, ip, time, fields })
+    }
+}
+
+/// Lines as the expressions see them.
+fn joined<T: AsRef<str>>(lines: &[T]) -> String {
+    let length = lines.iter().map(|line| line.as_ref().len() + 1).sum();
+    let mut text = String::with_capacity(length);
+    for line in lines {
+        text.push_str(line.as_ref());
+        text.push('\n');
+    }
+    text
+}
+
+/// The buffered lines after a match (`Regex.search`).
+struct Unmatched {
+    /// The lines that matched, without those that `<SKIPLINES>` skipped.
+    matched: Vec<String>,
+    /// All others: they stay in the buffer.
+    rest: Vec<String>,
+}
+
+impl Unmatched {
+    fn of(found: &Captured<'_>, text: &str, lines: &[String]) -> Self {
+        if lines.len() <= 1 {
+            return Self { matched: lines.to_vec(), rest: Vec::new() };
+        }
+        let (start, end) = found.span(0).unwrap_or_default();
+        let bytes = text.as_bytes();
+        let first =
+            bytes[..(start + 1).min(bytes.len())].iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
+        let from = end.saturating_sub(1);
+        let behind = bytes[from..].iter().position(|c| *c == b'\n').map_or(bytes.len(), |at| from + at + 1);
+        let count = |to: usize| bytes[..to].iter().filter(|c| **c == b'\n').count().min(lines.len());
+        let (first, behind) = (count(first), count(behind));
+        let mut matched = lines[first..behind.max(first)].to_vec();
+        let mut rest = lines[..first].to_vec();
+        let skipped = found.named().filter(|(name, _)| name.starts_with("skiplines"));
+        let skipped: String = skipped.filter_map(|(_, value)| value).collect();
+        let mut from = 0;
+        for line in skipped.lines() {
+            if let Some(at) = matched.iter().skip(from).position(|matched| matched == line) {
+                rest.push(matched.remove(from + at));
+                from += at;
+            }
+        }
+        rest.extend_from_slice(&lines[behind.max(first)..]);
+        Self { matched, rest }
+    }
+}
+
+/// The named groups of a match, with `<F-ALT_…>` and `<F-TUPLE_…>` merged into what they stand for
+/// (`Regex._getGroupsWithAlt`).
+fn groups(found: &Captured<'_>) -> Vec<(String, Option<String>)> {
+    let mut groups: Vec<(String, Option<String>)> =
+        found.named().map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).collect();
+    let mut parts: Vec<(String, Option<String>)> = groups.clone();
+    parts.sort();
+    let is_empty = |value: &Option<String>| value.as_ref().is_none_or(String::is_empty);
+    for (name, value) in parts.iter().filter(|(_, value)| !is_empty(value)) {
+        let Some(target) = name.strip_prefix("alt_").map(target) else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == target) {
+            Some((_, known)) if !is_empty(known) => {}
+            Some((_, known)) => known.clone_from(value),
+            None => groups.push((target, value.clone())),
+        }
+    }
+    let mut tuples: BTreeMap<String, Vec<Option<String>>> = BTreeMap::new();
+    for (name, value) in parts {
+        let Some(target) = name.strip_prefix("tuple_").map(target) else { continue };
+        let before = groups.iter().find(|(known, _)| *known == target).and_then(|(_, value)| value.clone());
+        tuples.entry(target).or_insert_with(|| vec![before]).push(value);
+    }
+    for (target, parts) in tuples {
+        let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| quoted(part)));
+        let tuple = format!("({})", parts.collect::<Vec<_>>().join(", "));
+        groups.retain(|(known, _)| *known != target);
+        groups.push((target, Some(tuple)));
+    }
+    groups
+}
+
+/// `user_1` → `user`
+fn target(name: &str) -> String {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let numbered = stem.len() < name.len() && stem.ends_with('_');
+    option_name(if numbered { &stem[..stem.len() - 1] } else { name })
+}
+
+/// A text as Python writes it in a tuple.
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c if c == quote => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
+}
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::test_settings;
 
+    fn first(filter: &Filter, line: &str) -> Option<Failure> {
+        let mut context = filter.context(TimeZone::UTC, NOW);
+        filter.failures(&mut context, line, Some(NOW), NOW).into_iter().next()
+    }
+
+    const NOW: f64 = 1_700_000_000.0;
+
     fn sshd(message: &str) -> Option<(String, Option<String>)> {
-        let failure = test_settings().filter.failure(&format!("host sshd[42]: {message}"))?;
-        Some((failure.address.to_string(), failure.user))
+        let failure = first(&test_settings().filter, &format!("host sshd[42]: {message}"))?;
+        Some((failure.ip?.to_string(), failure.user().map(str::to_owned)))
     }
 
     fn found(address: &str, user: &str) -> Option<(String, Option<String>)> {
@@ -153,7 +473,7 @@ mod tests {
             assert_eq!(sshd(message), None, "{message}");
         }
         let other = "host nginx[1]: Failed password for root from 192.0.2.7 port 4242 ssh2";
-        assert_eq!(test_settings().filter.failure(other), None);
+        assert_eq!(first(&test_settings().filter, other), None);
     }
 
     #[test]
@@ -166,18 +486,19 @@ mod tests {
     #[test]
     fn a_hostile_line_is_cut_not_searched_for_ever() {
         let line = format!("host sshd[42]: Invalid user {} from 192.0.2.7", "é".repeat(100_000));
-        assert_eq!(test_settings().filter.failure(&line), None);
+        assert_eq!(first(&test_settings().filter, &line), None);
     }
 
     #[test]
     fn a_broken_expression_is_refused_with_its_place() {
         let filter = |text: &str| {
-            let value = Value { text: text.into(), place: "x.conf:3".into() };
-            format!("{:#}", Filter::new(&[], &[value], &[]).unwrap_err())
+            let settings = FilterSettings { failregex: vec![text.into()], ..FilterSettings::default() };
+            format!("{:#}", Filter::new(&settings).unwrap_err())
         };
-        let no_host = "x.conf:3: failregex: \"^Failed$\" has no <HOST> to tell whose failure it is";
+        let no_host = "failregex: \"^Failed$\" has no <HOST> to tell whose failure it is";
         assert_eq!(filter("^Failed$"), no_host);
-        let broken = "x.conf:3: failregex: \"^(no end <HOST>\" is no regular expression: unclosed group";
+        let broken =
+            "failregex: \"^(no end <HOST>\" is no regular expression: missing ), unterminated subpattern";
         assert_eq!(filter("^(no end <HOST>"), broken);
     }
 }

@@ -1,0 +1,71 @@
+//! What a failure is charged to: fail2ban's `IPAddr` (`server/ipdns.py`), which may also be no address at all.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An identity as fail2ban writes it, and the address it names, if it does.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Identity {
+    pub(super) text: String,
+    pub(super) ip: Option<IpAddr>,
+}
+
+impl Identity {
+    /// A text that is taken as it is.
+    pub(super) fn raw(text: &str) -> Self {
+        Self { text: text.to_owned(), ip: text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()) }
+    }
+
+    /// What `<IP4>` or `<IP6>` matched, with what `<CIDR>` matched. An impossible address stays a text.
+    pub(super) fn address(text: &str, prefix: Option<&str>) -> Self {
+        let Ok(ip) = text.parse::<IpAddr>() else {
+            return Self { text: text.to_owned(), ip: None };
+        };
+        let Some(prefix) = prefix.and_then(|prefix| prefix.parse::<u32>().ok()) else {
+            let ip = ip.to_canonical();
+            return Self { text: write(ip), ip: Some(ip) };
+        };
+        let (ip, full) = match ip {
+            IpAddr::V4(v4) => (IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask(prefix, 32) as u32)), 32),
+            IpAddr::V6(v6) => (IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask(prefix, 128))), 128),
+        };
+        let text = if (1..full).contains(&prefix) { format!("{}/{prefix}", write(ip)) } else { write(ip) };
+        Self { text, ip: Some(ip) }
+    }
+}
+
+/// The upper `prefix` of `width` bits.
+fn mask(prefix: u32, width: u32) -> u128 {
+    let host_bits = width.saturating_sub(prefix);
+    if host_bits >= 128 { 0 } else { u128::MAX << host_bits }
+}
+
+/// As the C library writes an address: other than Rust, it writes `::102:304` as `::1.2.3.4`.
+fn write(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V6(v6) if v6.to_bits() >> 32 == 0 && v6.to_bits() > 0xffff => {
+            format!("::{}", Ipv4Addr::from_bits(v6.to_bits() as u32))
+        }
+        ip => ip.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_in_one_way() {
+        for (text, prefix, expected, is_address) in [
+            ("192.0.2.7", None, "192.0.2.7", true),
+            ("192.030.0.6", None, "192.030.0.6", false),
+            ("2001:DB8:0:0::7", None, "2001:db8::7", true),
+            ("::ffff:c000:207", None, "192.0.2.7", true),
+            ("192.0.2.7", Some("24"), "192.0.2.0/24", true),
+            ("2001:db8::7", Some("32"), "2001:db8::/32", true),
+            ("::102:304", None, "::1.2.3.4", true),
+        ] {
+            let identity = Identity::address(text, prefix);
+            assert_eq!((identity.text.as_str(), identity.ip.is_some()), (expected, is_address), "{text}");
+        }
+    }
+}
