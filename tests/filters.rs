@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use f2b::filter::{Failure, Filter, FilterSettings};
@@ -208,8 +209,13 @@ fn cases(seed: Option<&str>) -> Vec<Case> {
     text.lines().map(|line| serde_json::from_str(line).expect("filters.py prints cases")).collect()
 }
 
-/// Debian's package, unpacked below the target directory; downloaded if it is not there yet.
-fn package() -> PathBuf {
+/// Debian's package, unpacked below the target directory; downloaded once if it is not there yet.
+fn package() -> &'static Path {
+    static FETCHED: OnceLock<PathBuf> = OnceLock::new();
+    FETCHED.get_or_init(fetch)
+}
+
+fn fetch() -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
     if dir.join("etc").exists() {
         return dir;
