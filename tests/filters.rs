@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::{self, Write as _},
     net::IpAddr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -141,13 +142,15 @@ impl Verdict {
             }
             over_budget += context.over_budget();
         }
-        println!(
+        writeln!(
+            io::stderr(),
             "{} of {} lines equal ({} filters with options, {} failures, {over_budget} lines over the budget)",
             verdict.lines - verdict.differing.len(),
             verdict.lines,
             cases.len(),
             verdict.failures
-        );
+        )
+        .expect("stderr is there");
         verdict
     }
 
