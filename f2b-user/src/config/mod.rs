@@ -85,18 +85,8 @@ pub struct Config {
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 10] = [
-    "action",
-    "bantime.increment",
-    "datepattern",
-    "ignorecache",
-    "ignorecommand",
-    "logpath",
-    "maxlines",
-    "mode",
-    "port",
-    "protocol",
-];
+const NOT_YET: [&str; 7] =
+    ["action", "bantime.increment", "ignorecache", "ignorecommand", "logpath", "port", "protocol"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
