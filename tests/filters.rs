@@ -4,22 +4,21 @@
 //! Debian's package is unpacked into the target directory, never into the repository. `tests/filters.py` lets the real
 //! classes resolve the filters and read the samples; here the same lines go through ours.
 
+#[path = "reference/mod.rs"]
+mod reference;
+
 use std::{
-    fs,
     io::{self, Write as _},
     net::IpAddr,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
-    sync::OnceLock,
 };
 
 use f2b::filter::{Failure, Filter, FilterSettings};
 use jiff::tz::TimeZone;
+use reference::fail2ban;
 use serde::Deserialize;
 
-/// The package whose behaviour is the reference.
-const PACKAGE: &str = "fail2ban";
 /// What fail2ban's own tests take for now, and the zone they are in.
 const NOW: f64 = 1_124_013_600.0;
 const ZONE: &str = "Europe/Zurich";
@@ -197,45 +196,17 @@ impl Line {
 
 /// What the real fail2ban finds.
 fn cases(seed: Option<&str>) -> Vec<Case> {
-    let package = package();
+    let fail2ban = fail2ban();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filters.py");
     let output = Command::new("/usr/bin/python3")
-        .env("PYTHONPATH", package.join("usr/lib/python3/dist-packages"))
+        .env("PYTHONPATH", fail2ban.modules())
         .env("TZ", ZONE)
         .arg(script)
-        .arg(package.join("etc/fail2ban"))
+        .arg(fail2ban.config())
         .args(seed)
         .output()
         .expect("python3 is installed");
     assert!(output.status.success(), "filters.py: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
     text.lines().map(|line| serde_json::from_str(line).expect("filters.py prints cases")).collect()
-}
-
-/// Debian's package, unpacked below the target directory; downloaded once if it is not there yet.
-fn package() -> &'static Path {
-    static FETCHED: OnceLock<PathBuf> = OnceLock::new();
-    FETCHED.get_or_init(fetch)
-}
-
-fn fetch() -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
-    if dir.join("etc").exists() {
-        return dir;
-    }
-    let scratch =
-        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target directory is writable");
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).current_dir(scratch.path()).output().expect(program);
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    run("apt-get", &["download", PACKAGE]);
-    let files = fs::read_dir(scratch.path()).expect("readable");
-    let archive = files.flatten().map(|entry| entry.path()).next().expect("apt-get has downloaded a file");
-    run("dpkg", &["-x", archive.to_str().expect("UTF-8"), "unpacked"]);
-    // Two filters of fail2ban's own tests include the stock ones at the place where its source tree has them.
-    let tree = scratch.path().join("unpacked");
-    symlink(dir.join("etc/fail2ban"), tree.join("usr/config")).expect("writable");
-    fs::rename(scratch.path().join("unpacked"), &dir).expect("the same file system");
-    dir
 }

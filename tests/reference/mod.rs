@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
@@ -36,6 +37,8 @@ fn fetch(scratch: &Path, root: &Path) {
         fs::read_dir(work.path()).expect("it is there").next().expect("one file").expect("readable");
     let unpacked = work.path().join("root");
     succeed(Command::new("dpkg").arg("-x").arg(package.path()).arg(&unpacked));
+    // Two filters of fail2ban's own tests include the stock ones at the place where its source tree has them.
+    symlink(root.join("etc/fail2ban"), unpacked.join("usr/config")).expect("target/ is writable");
     if let Err(error) = fs::rename(&unpacked, root) {
         assert!(root.exists(), "{} cannot be moved: {error}", unpacked.display());
     }
@@ -47,6 +50,11 @@ fn succeed(command: &mut Command) {
 }
 
 impl Fail2ban {
+    /// Where its Python modules are.
+    pub fn modules(&self) -> PathBuf {
+        self.root.join("usr/lib/python3/dist-packages")
+    }
+
     /// Debian's `/etc/fail2ban`.
     pub fn config(&self) -> PathBuf {
         self.root.join("etc/fail2ban")
@@ -55,7 +63,7 @@ impl Fail2ban {
     /// Runs a script of ours that uses fail2ban's modules.
     pub fn python(&self, script: &str, args: &[&Path]) -> Output {
         let mut command = Command::new("/usr/bin/python3");
-        command.env("PYTHONPATH", self.root.join("usr/lib/python3/dist-packages"));
+        command.env("PYTHONPATH", self.modules());
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.arg("-c").arg(script).args(args);
         command.output().expect("python3 is installed")
