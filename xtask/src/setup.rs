@@ -45,6 +45,7 @@ pub(crate) enum Need {
     Lint,
     Run,
     Tests,
+    Fuzz,
 }
 
 impl Need {

@@ -10,12 +10,13 @@ mod date;
 mod expression;
 mod identity;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::tz::TimeZone;
 
 pub use self::context::Context;
+pub(crate) use self::expression::compare as compare_forms;
 use self::{
     context::Groups,
     date::Detector,
@@ -44,9 +45,24 @@ pub struct FilterSettings {
     pub datepattern: String,
     /// `yes`, `warn` (also if empty), `no`, `raw`.
     pub usedns: String,
-    /// `journal`: the line comes without a date.
-    pub logtype: String,
 }
+
+/// Which option of a filter is wrong; the errors of [`Filter::new`] can be downcast to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WrongOption {
+    pub option: &'static str,
+    /// Which of its expressions, from 0.
+    pub index: usize,
+    why: String,
+}
+
+impl fmt::Display for WrongOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.option, self.why)
+    }
+}
+
+impl std::error::Error for WrongOption {}
 
 /// One failure found.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,11 +110,15 @@ struct Expressions {
     usedns: UseDns,
 }
 
+fn wrong(option: &'static str, index: usize, why: impl Into<String>) -> WrongOption {
+    WrongOption { option, index, why: why.into() }
+}
+
 impl Filter {
     /// Compiles a filter.
     ///
     /// # Errors
-    /// The option that is wrong, and why.
+    /// The [`WrongOption`], and why it is wrong.
     pub fn new(settings: &FilterSettings) -> Result<Self> {
         let usedns = match settings.usedns.to_lowercase().as_str() {
             "" | "yes" | "warn" => UseDns::Yes,
@@ -113,34 +133,36 @@ impl Filter {
                 .parse::<usize>()
                 .ok()
                 .filter(|lines| *lines > 0)
-                .with_context(|| format!("maxlines = {lines} is not a number from 1"))?,
+                .with_context(|| wrong("maxlines", 0, format!("{lines} is not a number from 1")))?,
         };
-        let compile = |option: &str, text: &str, multiline: bool| {
+        let compile = |option: &'static str, index: usize, text: &str, multiline: bool| {
             Pattern::new(text, multiline, names)
-                .with_context(|| format!("{option}: \"{text}\" is no regular expression"))
+                .with_context(|| wrong(option, index, format!("\"{text}\" is no regular expression")))
         };
         if settings.failregex.is_empty() {
-            bail!("failregex is empty; a filter needs at least one expression with <HOST>");
+            bail!(wrong("failregex", 0, "it is empty; a filter needs at least one expression with <HOST>"));
         }
         let prefregex = match settings.prefregex.as_str() {
             "" => None,
-            text => Some(compile("prefregex", text, false)?),
+            text => Some(compile("prefregex", 0, text, false)?),
         };
         let identifies = |pattern: &Pattern| IDENTITIES.iter().any(|name| pattern.has_group(name));
         let mut failregex = Vec::new();
-        for text in &settings.failregex {
-            let pattern = compile("failregex", text, maxlines > 1)?;
+        for (index, text) in settings.failregex.iter().enumerate() {
+            let pattern = compile("failregex", index, text, maxlines > 1)?;
             if !identifies(&pattern) && !prefregex.as_ref().is_some_and(identifies) {
-                bail!("failregex: \"{text}\" has no <HOST> to tell whose failure it is");
+                let why = format!("\"{text}\" has no <HOST> to tell whose failure it is");
+                bail!(wrong("failregex", index, why));
             }
             failregex.push(pattern);
         }
-        let ignoreregex = settings.ignoreregex.iter().map(|text| compile("ignoreregex", text, false));
+        let ignoreregex = settings.ignoreregex.iter().enumerate();
+        let ignoreregex = ignoreregex.map(|(index, text)| compile("ignoreregex", index, text, false));
         let ignoreregex = ignoreregex.collect::<Result<Vec<_>>>()?;
         if !settings.datepattern.trim().is_empty() {
             Detector::new(&settings.datepattern, TimeZone::UTC, 2000)
                 .and_then(|detector| detector.check())
-                .with_context(|| format!("datepattern = {}", settings.datepattern))?;
+                .with_context(|| wrong("datepattern", 0, format!("\"{}\" is none", settings.datepattern)))?;
         }
         Ok(Self {
             inner: Arc::new(Expressions {
@@ -315,6 +337,15 @@ impl Expressions {
     }
 }
 
+/// The zone that `logtimezone` names: an abbreviation and an offset as in fail2ban (`CET`, `UTC+0200`), or a name of
+/// the zone database (`Europe/Zurich`).
+///
+/// # Errors
+/// There is no such zone.
+pub fn log_zone(name: &str) -> Result<TimeZone> {
+    date::log_zone(name)
+}
+
 /// Lines as the expressions see them.
 fn joined<T: AsRef<str>>(lines: &[T]) -> String {
     let length = lines.iter().map(|line| line.as_ref().len() + 1).sum();
@@ -487,6 +518,17 @@ mod tests {
     fn a_hostile_line_is_cut_not_searched_for_ever() {
         let line = format!("host sshd[42]: Invalid user {} from 192.0.2.7", "é".repeat(100_000));
         assert_eq!(first(&test_settings().filter, &line), None);
+    }
+
+    #[test]
+    fn the_zone_of_the_log_tells_what_its_dates_mean() {
+        let line = "2023-11-14 22:13:20 host sshd[42]: Invalid user oracle from 192.0.2.7 port 4242";
+        for (zone, behind) in [("UTC", 0.0), ("UTC+0200", 7200.0), ("America/New_York", -18_000.0)] {
+            let filter = test_settings().filter;
+            let mut context = filter.context(log_zone(zone).unwrap(), NOW);
+            let found = filter.failures(&mut context, line, None, NOW);
+            assert_eq!(found[0].time, NOW - behind, "{zone}");
+        }
     }
 
     #[test]

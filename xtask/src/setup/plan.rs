@@ -23,6 +23,9 @@ const TO_TEST: &[&str] = &[
     "util-linux",
 ];
 
+/// libFuzzer is written in C++.
+const TO_FUZZ: &[&str] = &["g++"];
+
 #[derive(Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
@@ -58,6 +61,9 @@ impl Plan {
             steps.push(Step::user("clippy and rustfmt", "rustup component add clippy rustfmt"));
         }
         steps.extend(bpf_linker(facts));
+        if need == Need::Fuzz && !facts.cargo_fuzz {
+            steps.push(Step::user("cargo-fuzz", "cargo install cargo-fuzz --locked"));
+        }
         if need.enforces() && !facts.bpffs {
             steps.push(Step::root("BPF file system", "mount -t bpf bpf /sys/fs/bpf"));
         }
@@ -86,6 +92,9 @@ fn packages(facts: &Facts, need: Need) -> Vec<Step> {
     }
     if need == Need::Tests {
         want(TO_TEST);
+    }
+    if need == Need::Fuzz {
+        want(TO_FUZZ);
     }
     wanted.retain(|name| !facts.packages.contains(name));
 
@@ -167,13 +176,14 @@ mod tests {
     use super::*;
 
     fn complete() -> Facts {
-        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST].concat();
+        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST, TO_FUZZ].concat();
         Facts {
             packages: packages.into_iter().map(str::to_owned).collect(),
             rustup: true,
             ebpf_compiler: true,
             llvm: Some(22),
             bpf_linker: true,
+            cargo_fuzz: true,
             lint_tools: true,
             bpffs: true,
             ..Facts::default()
@@ -186,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_complete_machine_needs_nothing() {
-        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests] {
+        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests, Need::Fuzz] {
             assert!(commands(&complete(), need, Privilege::Root).is_empty());
         }
     }
@@ -229,6 +239,13 @@ mod tests {
             commands(&facts, Need::Build, Privilege::Root),
             ["rustup toolchain install nightly --profile minimal --component rust-src"]
         );
+    }
+
+    #[test]
+    fn only_fuzzing_needs_a_fuzzer() {
+        let facts = Facts { cargo_fuzz: false, ..complete() };
+        assert!(commands(&facts, Need::Tests, Privilege::Root).is_empty());
+        assert_eq!(commands(&facts, Need::Fuzz, Privilege::Root), ["cargo install cargo-fuzz --locked"]);
     }
 
     #[test]

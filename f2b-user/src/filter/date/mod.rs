@@ -7,7 +7,7 @@ mod template;
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-pub(super) use self::strptime::NoTime;
+pub(super) use self::strptime::{NoTime, log_zone};
 use self::template::Template;
 use super::expression::Captured;
 

@@ -2,8 +2,10 @@
 //! crates that match them ([`emit`]), and searched for with the verdict of Python's `re` ([`pattern`]).
 
 mod emit;
+mod forms;
 mod pattern;
 mod syntax;
 pub(super) mod tags;
 
+pub(crate) use self::forms::compare;
 pub(super) use self::pattern::{Captured, OverBudget, Pattern, Set};
