@@ -88,6 +88,8 @@ struct Expressions {
     prefregex: Option<Pattern>,
     failregex: Vec<Pattern>,
     any_failregex: Set,
+    /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them.
+    any_in_line: Option<Set>,
     ignoreregex: Vec<Pattern>,
     maxlines: usize,
     datepattern: String,
@@ -144,6 +146,7 @@ impl Filter {
         }
         Ok(Self {
             inner: Arc::new(Expressions {
+                any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, "content", &failregex)),
                 prefregex,
                 any_failregex: Set::new(&failregex),
                 failregex,
@@ -228,6 +231,11 @@ impl Expressions {
         let lines = context.buffer.clone();
         let mut buffer = joined(&lines);
 
+        if self.maxlines == 1
+            && self.any_in_line.as_ref().is_some_and(|set| set.candidates(&buffer).is_empty())
+        {
+            return Ok(None);
+        }
         // With few of them, it is cheaper to ask first.
         if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer)? {
             return Ok(None);
