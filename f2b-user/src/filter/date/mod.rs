@@ -51,6 +51,41 @@ const DEFAULTS: [&str; 17] = [
     "TAI64N",
 ];
 
+/// A way to write a date, and how it served.
+#[derive(Clone, Copy, Debug)]
+pub struct DateTemplate<'a>(&'a Entry);
+
+impl DateTemplate<'_> {
+    /// As fail2ban names it: `{^LN-BEG}ExYear-Month-Day 24hour:Minute:Second`.
+    pub fn name(&self) -> String {
+        template::describe(&self.0.template.name)
+    }
+
+    /// As it is written in a `datepattern`; empty for those that are a word there.
+    pub fn pattern(&self) -> &str {
+        self.0.template.pattern.as_deref().unwrap_or_default()
+    }
+
+    /// What is searched for, as Python would read it, without the bounds of a word.
+    pub fn expression(&self) -> &str {
+        &self.0.template.expression
+    }
+
+    pub fn hits(&self) -> u32 {
+        self.0.hits
+    }
+
+    /// How much its hits count, by their number and distance.
+    pub fn weight(&self) -> f64 {
+        self.0.weight()
+    }
+
+    /// How much one hit counts.
+    pub fn own_weight(&self) -> f64 {
+        self.0.template.weight
+    }
+}
+
 /// A date that was found in a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Found {
@@ -170,6 +205,11 @@ impl Detector {
         for template in templates {
             drop(self.add(template));
         }
+    }
+
+    /// The templates, in the order in which they are tried.
+    pub(super) fn templates(&self) -> impl Iterator<Item = DateTemplate<'_>> {
+        self.entries.iter().map(DateTemplate)
     }
 
     /// Finds the date of `line`, and the time it tells. `now` decides what the date leaves open.

@@ -44,8 +44,13 @@ impl<'t> Captured<'t> {
     }
 
     pub(in crate::filter) fn name(&self, name: &str) -> Option<&'t str> {
+        let (start, end) = self.name_span(name)?;
+        self.text.get(start..end)
+    }
+
+    pub(in crate::filter) fn name_span(&self, name: &str) -> Option<(usize, usize)> {
         let (_, index) = self.names.iter().find(|(known, _)| known == name)?;
-        self.get(*index)
+        self.span(*index)
     }
 
     /// The named groups, in the order of their numbers.
