@@ -237,9 +237,13 @@ class Maker:
 
     def repeated(self, depth):
         if self.dice.random() < 0.1:
-            return self.dice.choice(["^", "$", r"\b", r"\B", r"\A", r"\Z", "(?m:^)", "(?m:$)", "(?#x)"])
+            return self.dice.choice(["^", "$", r"\b", r"\B", r"\A", r"\Z", "(?m:^)", "(?m:$)", "(?#x)"]) \
+                + self.dice.choice([""] * 20 + ["*", "?"])
         count = self.dice.choice([""] * 10 + ["*", "+", "?", "*", "+", "?", "{2}", "{1,3}", "{,2}", "{2,}", "{"])
-        return self.atom(depth) + count + (self.dice.choice(["", "", "?", "+"]) if count else "")
+        atom = self.atom(depth)
+        # Python before 3.11.5 goes wrong where a group is repeated possessively (its issue 106052).
+        kinds = ["", "", "?"] if atom.endswith(")") else ["", "", "?", "+"]
+        return atom + count + (self.dice.choice(kinds) if count else "")
 
     def atom(self, depth):
         kind = self.dice.randrange(10 if depth else 4)

@@ -10,8 +10,6 @@ use std::{
 
 use f2b::fuzz::TARGETS;
 
-/// Inputs made by chance, for each target.
-const INPUTS: usize = 2000;
 /// The longest input made.
 const MAX_INPUT: usize = 4096;
 /// No input takes nearly so long; a machine under load must not fail the test.
@@ -19,30 +17,31 @@ const HANG: Duration = Duration::from_secs(20);
 
 #[test]
 fn config() {
-    run("config");
+    run("config", 2000);
 }
 
 #[test]
 fn date() {
-    run("date");
+    run("date", 60);
 }
 
 #[test]
 fn expression() {
-    run("expression");
+    run("expression", 2000);
 }
 
 #[test]
 fn filter() {
-    run("filter");
+    run("filter", 200);
 }
 
-fn run(name: &str) {
+/// Runs a target on so many inputs made by chance: as many as take a few seconds.
+fn run(name: &str, inputs_made: usize) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("there is such a target");
     let corpus = inputs(name);
     assert!(corpus.len() >= 5, "fuzz/corpus/{name} is not there");
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    let made = (0..INPUTS).map(|_| dice.input(&corpus));
+    let made = (0..inputs_made).map(|_| dice.input(&corpus));
     let (mut count, mut slowest) = (0, Duration::ZERO);
     for input in corpus.iter().cloned().chain(made) {
         let start = Instant::now();
@@ -55,6 +54,15 @@ fn run(name: &str) {
         count += 1;
     }
     println!("{name}: {count} inputs, the slowest took {slowest:?}");
+}
+
+#[test]
+fn every_target_has_a_program_for_the_fuzzer() {
+    for (name, _) in TARGETS {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../fuzz/targets/{name}.rs"));
+        let program = fs::read_to_string(&path).expect("it is there");
+        assert!(program.contains(&format!("f2b_fuzz::{name}(data)")), "{}", path.display());
+    }
 }
 
 /// Says on which input the target panicked.

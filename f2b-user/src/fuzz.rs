@@ -89,7 +89,7 @@ pub fn filter(data: &[u8]) {
     read(filter, &String::from_utf8_lossy(log), *kind == b'j');
 }
 
-/// Takes lines through a filter. Twice the same lines find twice the same.
+/// Takes lines through a filter. Those of a journal, which is quick, twice: they find the same.
 fn read(filter: &Filter, log: &str, journal: bool) {
     let pass = || {
         let mut context = filter.context(TimeZone::UTC, NOW);
@@ -97,7 +97,9 @@ fn read(filter: &Filter, log: &str, journal: bool) {
         log.split('\n').flat_map(find).collect::<Vec<_>>()
     };
     let found = pass();
-    assert_eq!(found, pass());
+    if journal {
+        assert_eq!(found, pass());
+    }
     let lines = log.split('\n').count() as u64;
     for failure in found {
         assert!((1..=lines).contains(&failure.line) && failure.time.is_finite(), "{failure:?}");

@@ -11,6 +11,10 @@ impl LogPath {
     /// The files that there are now, sorted. A link that leads nowhere is none.
     pub fn files(&self) -> Vec<PathBuf> {
         let pattern = &self.pattern;
+        if !pattern.contains(['*', '?', '[']) {
+            let file = PathBuf::from(pattern);
+            return if file.exists() { vec![file] } else { Vec::new() };
+        }
         let root = if pattern.starts_with('/') { "/" } else { "" };
         let mut found = vec![PathBuf::from(root)];
         for part in pattern.split('/').filter(|part| !part.is_empty()) {
@@ -20,7 +24,7 @@ impl LogPath {
                 found.iter_mut().for_each(|dir| dir.push(part));
             }
         }
-        found.retain(|file| !pattern.is_empty() && file.exists());
+        found.retain(|file| file.exists());
         found.sort();
         found
     }

@@ -24,7 +24,10 @@ pub(crate) fn check(expressions: &[String], text: &str) {
 fn all_are_candidates(patterns: &[Pattern], text: &str, candidates: &[usize]) {
     for (index, pattern) in patterns.iter().enumerate() {
         let Ok(Some(found)) = pattern.search(text) else { continue };
-        assert!(candidates.contains(&index), "the automaton misses {text:?}, where this matches: {pattern:?}");
+        assert!(
+            candidates.contains(&index),
+            "the automaton misses {text:?}, where this matches: {pattern:?}"
+        );
         assert!(is_within(&found, text), "{found:?}");
     }
 }
