@@ -161,6 +161,11 @@ pub(super) trait Witness {
         Breadth::First
     }
 
+    /// Nothing is told of a line that cannot be a failure.
+    fn wants_failures_only(&self) -> bool {
+        false
+    }
+
     fn dated(&mut self, _line: &DatedLine, _time: Option<f64>) {}
 
     /// `prefregex` was asked.
@@ -186,6 +191,10 @@ pub(super) struct Found<'a> {
 
 /// The agent's.
 impl Witness for Vec<Failure> {
+    fn wants_failures_only(&self) -> bool {
+        true
+    }
+
     fn matched(&mut self, found: Found<'_>, conclusion: Conclusion) {
         self.extend(conclusion.failure(found.line, found.time));
     }

@@ -294,10 +294,9 @@ impl Expressions {
         let lines = context.buffer.clone();
         let mut buffer = joined(&lines);
 
-        if self.maxlines == 1
-            && self.any_in_line.as_ref().is_some_and(|set| set.candidates(&buffer).is_empty())
-        {
-            return Ok(None);
+        let hopeless = |set: &Set| set.candidates(&buffer).is_empty();
+        if !multiline && witness.wants_failures_only() && self.any_in_line.as_ref().is_some_and(hopeless) {
+            return Ok(());
         }
         // With few of them, it is cheaper to ask first.
         if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer, witness)? {
