@@ -161,6 +161,11 @@ pub(super) trait Witness {
         Breadth::First
     }
 
+    /// Whether matches that are no failures by themselves are told, too.
+    fn wants_all(&self) -> bool {
+        false
+    }
+
     fn dated(&mut self, _line: &DatedLine, _time: Option<f64>) {}
 
     /// `prefregex` was asked.
@@ -210,6 +215,10 @@ impl Judge {
 impl Witness for Judge {
     fn breadth(&self) -> Breadth {
         self.breadth
+    }
+
+    fn wants_all(&self) -> bool {
+        true
     }
 
     fn dated(&mut self, line: &DatedLine, time: Option<f64>) {

@@ -7,7 +7,7 @@ mod template;
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-pub(super) use self::strptime::NoTime;
+pub(super) use self::strptime::{NoTime, offset};
 use self::template::Template;
 use super::expression::Captured;
 
@@ -202,6 +202,19 @@ impl Detector {
     /// The templates, in the order in which they are tried.
     pub(super) fn templates(&self) -> impl Iterator<Item = DateTemplate<'_>> {
         self.entries.iter().map(DateTemplate)
+    }
+
+    /// How fail2ban names the pattern (`Filter.getDatePattern`).
+    pub(super) fn describe(&self) -> String {
+        match &self.entries[..] {
+            [first] | [first, _] => DateTemplate(first).name(),
+            _ => "Default Detectors".into(),
+        }
+    }
+
+    /// Whether the template that hit last finds a zone in `line`.
+    pub(super) fn tells_zone(&self, line: &str) -> bool {
+        self.last.as_ref().is_some_and(|(index, _)| self.entries[*index].template.tells_zone(line))
     }
 
     /// Finds the date of `line`, and the time it tells. `now` decides what the date leaves open.

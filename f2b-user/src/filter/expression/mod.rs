@@ -6,4 +6,7 @@ mod pattern;
 mod syntax;
 pub(super) mod tags;
 
-pub(super) use self::pattern::{Captured, OverBudget, Pattern, Set};
+pub(super) use self::{
+    pattern::{Captured, OverBudget, Pattern, Set},
+    syntax::SyntaxError,
+};

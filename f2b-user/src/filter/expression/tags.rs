@@ -75,6 +75,14 @@ pub(in crate::filter) fn expand(expression: &str, names: HostNames) -> String {
     WRAPPED_FLAGS.replace_all(&expanded, "$1$2:").into_owned()
 }
 
+/// The same, as fail2ban's messages show it: it writes some of its expressions otherwise than [`expand`] does.
+pub(in crate::filter) fn python(expression: &str, names: HostNames) -> String {
+    expand(expression, names)
+        .replace(IP4, r"(?:::f{4,6}:)?(?P<ip4>(?:\d{1,3}\.){3}\d{1,3})")
+        .replace(IP6, r"(?P<ip6>(?:[0-9a-fA-F]{1,4}::?|::){1,7}(?:[0-9a-fA-F]{1,4}|(?<=:):))")
+        .replace(r">(?:.*\n)*?)", r">(?:(?:.*\n)*?))")
+}
+
 fn is_custom(name: &str) -> bool {
     name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_' || c == '-')
 }
