@@ -217,19 +217,20 @@ impl<'a> JailReader<'a> {
         Ok(Some(assemble(name, filter_name, &of_filter, own, actions)?))
     }
 
-    /// What a jail without a section would be that has this filter with these options; and the filter's options.
+    /// What a jail without a section would be that has this filter with these options; the filter's options; and those
+    /// of them that are given, or may be.
     pub(super) fn filter_alone(
         &self,
         name: &str,
         file: Rc<Sections>,
         given: Options,
         journal: bool,
-    ) -> Result<(JailOptions, Options), Trouble> {
+    ) -> Result<(JailOptions, Options, Vec<String>), Trouble> {
         let mut filter = with_logtype(file, given, journal, "the command line");
         filter.read(&FILTER_OPTIONS, &Options::new(), true)?;
         let options = filter.combined(&[])?;
         let jail = assemble("(none)", Some(name.to_owned()), &options, Options::new(), Vec::new())?;
-        Ok((jail, options))
+        Ok((jail, options, filter.given.keys().cloned().collect()))
     }
 
     /// The jail's own options of these names, interpolated.

@@ -212,7 +212,7 @@ pub struct FilterAlone {
     pub settings: FilterSettings,
     /// Alternatives, each the words of one line.
     pub journalmatch: Vec<Vec<String>>,
-    /// `logtype`, `datepattern` and the given options, as they resolve.
+    /// `logtype`, `datepattern` and the options that can be given, as they resolve.
     pub options: Vec<(String, String)>,
 }
 
@@ -252,11 +252,11 @@ pub fn filter_alone(file: &FilterFile, given: &[(String, String)], journal: bool
             (name, sections.with_context(|| format!("{} cannot be read", path.display()))?.into())
         }
     };
-    let (jail, resolved) =
+    let (jail, resolved, parameters) =
         reader.filter_alone(&name, Rc::clone(&sections), options, journal).map_err(reason)?;
     let own = |option: &str| resolved.get(option).map(|value| value.text.clone());
     let mut shown = Vec::new();
-    for option in ["logtype", "datepattern"].into_iter().chain(given.iter().map(|(option, _)| option.as_str())) {
+    for option in ["logtype", "datepattern"].into_iter().chain(parameters.iter().map(String::as_str)) {
         if let Some(text) = own(option)
             && !shown.iter().any(|(known, _)| known == option)
         {

@@ -302,10 +302,10 @@ pub fn group_of_tag(tag: &str) -> String {
     option_name(tag)
 }
 
-/// An expression with its tags expanded, as fail2ban gives it to Python. `usedns` as in [`FilterSettings`].
-pub fn python_expression(expression: &str, usedns: &str) -> String {
+/// An expression with its tags expanded, as fail2ban shows it. `usedns` as in [`FilterSettings`].
+pub fn expanded(expression: &str, usedns: &str) -> String {
     let names = if UseDns::read(usedns) == UseDns::No { HostNames::Never } else { HostNames::Match };
-    tags::python(expression, names)
+    tags::python_tags(expression, names)
 }
 
 /// When a line was logged, if its source knows, and how that is written.

@@ -284,7 +284,12 @@ impl<W: Write> Face<W> {
             }
         };
         let dict = |options: &[(String, String)]| {
-            repr_dict(options.iter().map(|(option, value)| (option.as_str(), repr(value))))
+            let value = |(option, value): &(String, String)| match option.as_str() {
+                // It has been read as a number.
+                "maxlines" => value.trim().to_owned(),
+                _ => repr(value),
+            };
+            repr_dict(options.iter().map(|option| (option.0.as_str(), value(option))))
         };
         if !given.is_empty() {
             self.tell(&format!("Use   filter options : {}", dict(given)))?;

@@ -196,10 +196,18 @@ fn point_at(error: anyhow::Error) -> anyhow::Error {
     else {
         return error;
     };
-    // Behind a tag, only the expanded expression has the place.
-    let is_same = text.chars().take(*place).eq(python.chars().take(*place));
-    let shown = if is_same { text } else { python };
-    let caret = " ".repeat(*place);
+    // Tags are longer when they are expanded: the place is looked for from both ends of what was written.
+    let (head, tail): (Vec<char>, Vec<char>) =
+        (python.chars().take(*place).collect(), python.chars().skip(*place).collect());
+    let written: Vec<char> = text.chars().collect();
+    let (shown, place) = if written.starts_with(&head) {
+        (text, *place)
+    } else if written.ends_with(&tail) {
+        (text, written.len() - tail.len())
+    } else {
+        (python, *place)
+    };
+    let caret = " ".repeat(place);
     anyhow!("{option} is no regular expression: {reason} at character {}\n\n  {shown}\n  {caret}^", place + 1)
 }
 

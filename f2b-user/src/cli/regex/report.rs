@@ -18,7 +18,7 @@ use super::{
     rules::Named,
     session::{Charged, Session},
 };
-use crate::filter::{FilterSettings, Judgement, Place};
+use crate::filter::{FilterSettings, Judgement, Match, Place};
 
 /// How many lines of a kind are shown unless all are asked for.
 const FEW: usize = 20;
@@ -69,6 +69,7 @@ pub(super) struct Report<'a> {
     shown: usize,
     addresses: HashSet<String>,
     context: Kind,
+    unresolved: Kind,
     ignored: Kind,
     missed: Kind,
     hits: Vec<usize>,
@@ -92,6 +93,7 @@ impl<'a> Report<'a> {
             shown: 0,
             addresses: HashSet::new(),
             context: Kind::new("Context, no failure by itself", options.ignored(), "--print-all-ignored"),
+            unresolved: Kind::new("Matched, but the host has no address", options.missed(), "--print-all-missed"),
             ignored: Kind::new("Ignored", options.ignored(), "--print-all-ignored"),
             missed: Kind::new("Missed", options.missed(), "--print-all-missed"),
             hits: vec![0; settings.failregex.len()],
@@ -136,8 +138,11 @@ impl<'a> Report<'a> {
         if charged.iter().any(|charged| charged.fid.is_some()) {
             self.show(&judgement, &charged, text).context(WRITING)
         } else {
+            let unresolved = |found: &Match| !found.nofail && found.name.is_some();
             let kind = if !judgement.ignoreregex.is_empty() {
                 &mut self.ignored
+            } else if judgement.matches.iter().any(unresolved) {
+                &mut self.unresolved
             } else if judgement.matches.is_empty() {
                 &mut self.missed
             } else {
@@ -230,7 +235,7 @@ impl<'a> Report<'a> {
         if self.shown > 0 {
             writeln!(self.out)?;
         }
-        for kind in [&self.context, &self.ignored, &self.missed] {
+        for kind in [&self.context, &self.unresolved, &self.ignored, &self.missed] {
             if kind.lines.is_empty() {
                 continue;
             }
@@ -281,32 +286,30 @@ impl<'a> Report<'a> {
     }
 
     fn counts(&mut self, session: &Session) -> io::Result<()> {
-        let Self { matched, context, ignored, missed, .. } = &*self;
-        let (matched, missed_any) = (*matched, missed.count > 0);
-        let lines = matched + context.count + ignored.count + missed.count;
-        let mut counts = vec![format!("{matched} matched")];
+        let Self { matched, context, unresolved, ignored, missed, skipped, undated, .. } = &*self;
+        let lines = matched + context.count + unresolved.count + ignored.count + missed.count;
+        let (matched, undated) = (*matched, *undated);
+        let more = if self.addresses.len() == MAX_ADDRESSES { " or more" } else { "" };
+        let mut counts = vec![match self.addresses.len() {
+            0 => "none matched".into(),
+            1 => format!("{matched} matched, of one culprit"),
+            culprits => format!("{matched} matched, of {culprits}{more} culprits"),
+        }];
         for (count, word) in [
-            (context.count, "context"),
+            (context.count, "only context"),
+            (unresolved.count, "of unknown hosts"),
             (ignored.count, "ignored"),
             (missed.count, "missed"),
-            (self.skipped, "skipped (empty, or #)"),
+            (*skipped, "empty or with a # skipped"),
         ] {
             if count > 0 {
                 counts.push(format!("{count} {word}"));
             }
         }
-        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        let more = if self.addresses.len() == MAX_ADDRESSES { " or more" } else { "" };
-        let whom = match self.addresses.len() {
-            0 => String::new(),
-            1 => ", one charged".into(),
-            count => format!(", {count}{more} charged"),
-        };
-        writeln!(self.out, "{TITLE}{}{TITLE:#}: {}{whom}", plural(lines, "line"), counts.join(", "))?;
-        if lines > 0 && self.undated == lines {
-            writeln!(self.out, "No line has a date that the filter knows: name its form with -d.")?;
-        } else if matched == 0 && missed_any && self.settings.prefregex.is_empty() {
-            writeln!(self.out, "Nothing matched.")?;
+        let s = if lines == 1 { "" } else { "s" };
+        writeln!(self.out, "{TITLE}{lines} line{s}{TITLE:#}: {}", counts.join("; "))?;
+        if lines > 0 && undated == lines {
+            writeln!(self.out, "No line has a date that the filter knows; -d tells what it looks like.")?;
         }
         let expensive = session.context.over_budget();
         if expensive > 0 {

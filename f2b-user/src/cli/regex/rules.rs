@@ -111,7 +111,7 @@ pub(super) fn no_such_filter(text: &str, config: Option<&Path>) -> Result<()> {
         [] => format!("it has {}", names.join(", ")),
         near => format!("did you mean {}?", near.join(", ")),
     };
-    bail!("there is no filter {name} in {place}; {hint} An expression needs a <HOST>")
+    bail!("there is no filter {name} in {place}; {hint}")
 }
 
 fn stem(path: &Path) -> String {

@@ -10,7 +10,7 @@ use super::{
     options::{Options, Shown},
     session::Session,
 };
-use crate::filter::{DatedLine, FilterSettings, Prefix, python, python_expression};
+use crate::filter::{DatedLine, FilterSettings, Prefix, expanded, python};
 
 /// How many lines of a kind are printed, unless `-L` sets it.
 const FEW: usize = 20;
@@ -277,7 +277,7 @@ impl<'a> Tally<'a> {
     /// The address that shows an expression at work on a line.
     fn debuggex(&self, line: &str, expression: &str, multiline: bool) -> String {
         let usedns = self.options.usedns.as_deref().unwrap_or("yes");
-        let expression = python_expression(expression, usedns);
+        let expression = expanded(expression, usedns);
         let flags = if multiline { "&flags=m" } else { "" };
         format!(
             "https://www.debuggex.com/?re={}&str={}&flavor=python{flags}",

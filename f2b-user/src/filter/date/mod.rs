@@ -195,7 +195,11 @@ impl Detector {
     /// Adds those that are not there yet.
     fn add_all(&mut self, templates: Vec<Template>) {
         for template in templates {
-            drop(self.add(template));
+            // fail2ban has each template once: what weighs more as a default one does so for whoever names it.
+            match self.entries.iter_mut().find(|entry| entry.template.name == template.name) {
+                Some(known) => known.template.weight = known.template.weight.max(template.weight),
+                None => drop(self.add(template)),
+            }
         }
     }
 
