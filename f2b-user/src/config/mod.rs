@@ -18,6 +18,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
@@ -195,16 +196,97 @@ pub fn init(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What `filter = text` of a jail would resolve to, in the tree that [`Resolved::load`] reads.
+/// Where a filter is that is read by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FilterFile {
+    /// The one of this name in the tree that [`Resolved::load`] reads.
+    InTree { dir: Option<PathBuf>, name: String },
+    /// This file, with those that it includes.
+    Alone(PathBuf),
+}
+
+/// A filter that was read by itself, without a jail.
+#[derive(Clone, Debug)]
+pub struct FilterAlone {
+    /// `maxlines` is empty unless the filter sets it.
+    pub settings: FilterSettings,
+    /// Alternatives, each the words of one line.
+    pub journalmatch: Vec<Vec<String>>,
+    /// `logtype`, `datepattern` and the options that can be given, as they resolve.
+    pub options: Vec<(String, String)>,
+}
+
+/// Splits `name[a=b, c="d,e"]`.
+///
+/// # Errors
+/// Where the brackets are not in this form.
+pub fn filter_options(text: &str) -> Result<(String, Vec<(String, String)>)> {
+    let (name, options) = options::extract(text, "the command line")?;
+    let options = options.into_iter().map(|(option, value)| (option, value.text));
+    Ok((name.to_owned(), options.collect()))
+}
+
+/// Reads a filter by itself. `given` are its options as in a jail; `journal`: its lines come from the journal.
 ///
 /// # Errors
 /// There is no such filter, or it is broken.
-pub fn filter(dir: Option<&Path>, text: &str) -> Result<FilterSettings> {
-    let tree = Tree::new(dir.or_else(standard_dir));
-    let jail = JailReader::new(&tree)?.filter_alone(text).map_err(|trouble| match trouble {
+pub fn filter_alone(file: &FilterFile, given: &[(String, String)], journal: bool) -> Result<FilterAlone> {
+    let place = "the command line";
+    let value = |text: &str| Value { text: text.to_owned(), place: place.into() };
+    let options: Options = given.iter().map(|(option, text)| (option.clone(), value(text))).collect();
+    let reason = |trouble| match trouble {
         Trouble::LeftOut(error) | Trouble::Refused(error) => error,
-    })?;
-    Ok(filter_settings(&jail))
+    };
+    let tree = match file {
+        FilterFile::InTree { dir, .. } => Tree::new(dir.as_deref().or_else(standard_dir)),
+        FilterFile::Alone(path) => Tree::new(path.parent()),
+    };
+    let reader = JailReader::without_jails(&tree);
+    let (name, sections) = match file {
+        FilterFile::InTree { name, .. } => {
+            (name.clone(), reader.definition("filter.d", name, place).map_err(reason)?)
+        }
+        FilterFile::Alone(path) => {
+            let sections = tree.file_sections(path)?;
+            let name = path.display().to_string();
+            (name, sections.with_context(|| format!("{} cannot be read", path.display()))?.into())
+        }
+    };
+    let (jail, resolved, parameters) =
+        reader.filter_alone(&name, Rc::clone(&sections), options, journal).map_err(reason)?;
+    let own = |option: &str| resolved.get(option).map(|value| value.text.clone());
+    let mut shown = Vec::new();
+    for option in ["logtype", "datepattern"].into_iter().chain(parameters.iter().map(String::as_str)) {
+        if let Some(text) = own(option)
+            && !shown.iter().any(|(known, _)| known == option)
+        {
+            shown.push((option.to_owned(), text));
+        }
+    }
+    let maxlines = own("maxlines").filter(|text| text.trim().parse::<i64>().is_ok()).unwrap_or_default();
+    Ok(FilterAlone {
+        settings: FilterSettings { maxlines, ..filter_settings(&jail) },
+        journalmatch: jail.journalmatch,
+        options: shown,
+    })
+}
+
+/// The words of a `journalmatch`, quoted as in a shell.
+///
+/// # Errors
+/// A quote that is not closed.
+pub fn journalmatch_words(line: &str) -> Result<Vec<String>> {
+    words::split(line)
+}
+
+/// The names of the filters in the tree that [`Resolved::load`] reads.
+pub fn filter_names(dir: Option<&Path>) -> Vec<String> {
+    Tree::new(dir.or_else(standard_dir)).names("filter.d")
+}
+
+/// The directory that is read when `-c` names none; nothing is the built-in tree.
+pub fn default_dir() -> Option<&'static Path> {
+    standard_dir()
 }
 
 /// The options that decide what a filter finds.

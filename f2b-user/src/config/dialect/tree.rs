@@ -80,15 +80,43 @@ impl Tree {
             }
         }
         files.retain(|file| file.starts_with(BUILT_IN_DIR) || file.exists());
+        self.laid_over(&files)
+    }
+
+    /// The sections of one file by itself, with those that it includes. `None` if it cannot be read.
+    ///
+    /// # Errors
+    /// A file that is not in the dialect.
+    pub fn file_sections(&self, file: &Path) -> Result<Option<Sections>> {
+        self.laid_over(&[file.to_owned()])
+    }
+
+    fn laid_over(&self, files: &[PathBuf]) -> Result<Option<Sections>> {
         let mut sections = Sections::default();
         let mut found = false;
-        for file in self.with_includes(&files, &[])?.iter() {
+        for file in self.with_includes(files, &[])?.iter() {
             if let Some(file) = self.file(file)? {
                 sections.lay_over(&file);
                 found = true;
             }
         }
         Ok(found.then_some(sections))
+    }
+
+    /// The names of the files in `folder`, without `.conf` and `.local`, sorted.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let own = self.dir.iter().flat_map(|dir| fs::read_dir(dir.join(folder)).into_iter().flatten());
+        let mut paths: Vec<PathBuf> = own.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        if self.built_in {
+            let files = BUILT_IN.get_dir(folder).into_iter().flat_map(Dir::files);
+            paths.extend(files.map(|file| file.path().to_owned()));
+        }
+        paths.retain(|path| path.extension().is_some_and(|suffix| suffix == "conf" || suffix == "local"));
+        let stems = paths.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        let mut names: Vec<String> = stems.collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// The files `dir/*.suffix`, sorted.

@@ -220,7 +220,7 @@ fn day_of_week(year: i16, week: i32, weekday: i32, starts_on_monday: bool) -> Re
 }
 
 /// Minutes east of Greenwich. A zone's name has one fixed offset, as fail2ban reads it.
-fn offset(zone: &str) -> Result<i32, NoTime> {
+pub(in crate::filter) fn offset(zone: &str) -> Result<i32, NoTime> {
     let at = zone.find(['+', '-']).unwrap_or(zone.len());
     let (name, offset) = zone.split_at(at);
     let is_name =

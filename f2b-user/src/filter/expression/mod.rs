@@ -13,4 +13,5 @@ pub(super) mod tags;
 pub(super) use self::{
     machine::OverBudget,
     pattern::{Captured, Pattern, Set},
+    syntax::SyntaxError,
 };
