@@ -227,6 +227,7 @@ class Maker:
     def expression(self):
         # The first one is the user's.
         self.groups = 1
+        self.closed = []
         return self.alternation(2)
 
     def alternation(self, depth):
@@ -255,11 +256,15 @@ class Maker:
             return self.set()
         if kind == 4:
             self.groups += 1
-            name = "?P<g%d>" % self.groups if self.dice.random() < 0.5 else ""
-            return "(%s%s)" % (name, self.alternation(depth - 1))
-        if kind == 5 and self.groups > 1:
-            number = self.dice.randint(2, self.groups)
-            return self.dice.choice([r"(?:\%d)", "(?P=g%d)", r"(?i:\%d)", "(?(%%d)%s|%s)" % (self.char().strip(".-"), "b")]) % number
+            number = self.groups
+            name = "?P<g%d>" % number if self.dice.random() < 0.5 else ""
+            group = "(%s%s)" % (name, self.alternation(depth - 1))
+            self.closed.append(number)
+            return group
+        if kind == 5 and self.closed:
+            # Of a condition inside of its own group, Python forgets to undo what it tried.
+            way = self.dice.choice([r"(?:\%d)", "(?P=g%d)", r"(?i:\%d)", "(?(%%d)%s|%s)" % (self.char().strip(".-"), "b")])
+            return way % self.dice.choice(self.closed)
         start = self.dice.choice(["(?:"] * 4 + ["(?i:", "(?s:", "(?-i:", "(?x:", "(?>", "(?=", "(?!", "(?<=", "(?<!"])
         inner = self.atom(0) + self.atom(0) if start.startswith("(?<") else self.alternation(depth - 1)
         return start + inner + ")"

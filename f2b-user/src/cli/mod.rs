@@ -11,6 +11,7 @@ mod status;
 mod unban;
 
 use std::{
+    env,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -67,8 +68,12 @@ enum Command {
     Detach(detach::Detach),
 }
 
-/// Parses the command line, runs the command, prints its error.
+/// Parses the command line, runs the command, prints its error. The binary's own name decides whose face it has.
 pub fn main() -> ExitCode {
+    let program = env::args_os().next().unwrap_or_default();
+    if regex::is_fail2ban_regex(program.as_ref()) {
+        return regex::fail2ban::main(env::args_os());
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

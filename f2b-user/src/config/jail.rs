@@ -170,6 +170,11 @@ impl<'a> JailReader<'a> {
         Ok(Self { tree, jails: RefCell::new(jails), definitions: RefCell::default() })
     }
 
+    /// A reader for filters by themselves.
+    pub(super) fn without_jails(tree: &'a Tree) -> Self {
+        Self { tree, jails: RefCell::default(), definitions: RefCell::default() }
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.jails.borrow().names().map(str::to_owned).collect()
     }
@@ -206,13 +211,20 @@ impl<'a> JailReader<'a> {
         Ok(Some(assemble(name, filter_name, &of_filter, own, actions)?))
     }
 
-    /// What a jail without a section would be whose `filter` is `text` and whose lines come from a file.
-    pub(super) fn filter_alone(&self, text: &str) -> Result<JailOptions, Trouble> {
-        let value = Value::new(text, &Place::outside("the command line"));
-        let jail = Options::from_iter([("filter".to_owned(), value)]);
-        let (name, mut filter) = self.filter(&jail)?.context("a filter has a name")?;
-        filter.read(&FILTER_OPTIONS, &Options::new(), false)?;
-        assemble("(none)", Some(name), &filter.combined(&[])?, Options::new(), Vec::new())
+    /// What a jail without a section would be that has this filter with these options; the filter's options; and those
+    /// of them that are given, or may be.
+    pub(super) fn filter_alone(
+        &self,
+        name: &str,
+        file: Rc<Sections>,
+        given: Options,
+        journal: bool,
+    ) -> Result<(JailOptions, Options, Vec<String>), Trouble> {
+        let mut filter = with_logtype(file, given, journal, &Place::outside("the command line"));
+        filter.read(&FILTER_OPTIONS, &Options::new(), true)?;
+        let options = filter.combined(&[])?;
+        let jail = assemble("(none)", Some(name.to_owned()), &options, Options::new(), Vec::new())?;
+        Ok((jail, options, filter.given.keys().cloned().collect()))
     }
 
     /// The jail's own options of these names, interpolated.
@@ -242,24 +254,21 @@ impl<'a> JailReader<'a> {
             return Ok(None);
         };
         let place = &value.place;
-        let (name, mut given) = options::extract(&value.text, place)
+        let (name, given) = options::extract(&value.text, place)
             .with_context(|| format!("{place}: filter = {}", value.text))
             .map_err(Trouble::LeftOut)?;
         let file = self.definition("filter.d", name, place)?;
         let journal = jail.get("backend").is_some_and(|backend| backend.text.starts_with("systemd"));
-        let mut filter = Definition::new(file, Options::new());
-        // The filter must know where its lines come from, unless it is told (`FilterReader.applyAutoOptions`).
-        let told = given.get("logtype").is_some_and(|logtype| !logtype.text.is_empty());
-        if !told && !filter.defines("logtype") {
-            let logtype = if journal { "journal" } else { "file" };
-            given.insert("logtype".into(), Value::new(logtype, place));
-        }
-        filter.given = given;
-        Ok(Some((name.to_owned(), filter)))
+        Ok(Some((name.to_owned(), with_logtype(file, given, journal, place))))
     }
 
     /// The file of a filter or an action.
-    fn definition(&self, folder: &str, name: &str, place: &Place) -> Result<Rc<Sections>, Trouble> {
+    pub(super) fn definition(
+        &self,
+        folder: &str,
+        name: &str,
+        place: &Place,
+    ) -> Result<Rc<Sections>, Trouble> {
         let stem = format!("{folder}/{name}");
         let known = self.definitions.borrow().get(&stem).cloned();
         let sections = match known {
@@ -330,6 +339,18 @@ impl<'a> JailReader<'a> {
         }
         Ok(ActionOptions { name, python: None, properties })
     }
+}
+
+/// A filter must know where its lines come from, unless it is told (`FilterReader.applyAutoOptions`).
+fn with_logtype(file: Rc<Sections>, mut given: Options, journal: bool, place: &Place) -> Definition {
+    let mut filter = Definition::new(file, Options::new());
+    let told = given.get("logtype").is_some_and(|logtype| !logtype.text.is_empty());
+    if !told && !filter.defines("logtype") {
+        let logtype = if journal { "journal" } else { "file" };
+        given.insert("logtype".into(), Value::new(logtype, place));
+    }
+    filter.given = given;
+    filter
 }
 
 /// Puts together what the filter and the jail say, as the commands would that fail2ban's client sends to its server

@@ -20,6 +20,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
@@ -33,7 +34,7 @@ use self::{
     jail::{JailReader, Trouble},
 };
 use crate::{
-    filter::{Filter, FilterSettings, WrongOption, log_zone},
+    filter::{Filter, FilterSettings, Refused, log_zone},
     source::journal::JournalMatch,
 };
 
@@ -208,32 +209,112 @@ pub fn init(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What `filter = text` of a jail would resolve to, in the tree that [`Resolved::load`] reads.
+/// Where a filter is that is read by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FilterFile {
+    /// The one of this name in the tree that [`Resolved::load`] reads.
+    InTree { dir: Option<PathBuf>, name: String },
+    /// This file, with those that it includes.
+    Alone(PathBuf),
+}
+
+/// A filter that was read by itself, without a jail.
+#[derive(Clone, Debug)]
+pub struct FilterAlone {
+    /// `maxlines` is empty unless the filter sets it.
+    pub settings: FilterSettings,
+    /// Alternatives, each the words of one line.
+    pub journalmatch: Vec<Vec<String>>,
+    /// `logtype`, `datepattern` and the options that can be given, as they resolve.
+    pub options: Vec<(String, String)>,
+}
+
+/// Splits `name[a=b, c="d,e"]`.
+///
+/// # Errors
+/// Where the brackets are not in this form.
+pub fn filter_options(text: &str) -> Result<(String, Vec<(String, String)>)> {
+    let (name, options) = options::extract(text, &Place::outside("the command line"))?;
+    let options = options.into_iter().map(|(option, value)| (option, value.text));
+    Ok((name.to_owned(), options.collect()))
+}
+
+/// Reads a filter by itself. `given` are its options as in a jail; `journal`: its lines come from the journal.
 ///
 /// # Errors
 /// There is no such filter, or it is broken.
-pub fn filter(dir: Option<&Path>, text: &str) -> Result<FilterSettings> {
-    let tree = Tree::new(dir.or_else(standard_dir));
-    let jail = JailReader::new(&tree)?.filter_alone(text).map_err(|trouble| match trouble {
+pub fn filter_alone(file: &FilterFile, given: &[(String, String)], journal: bool) -> Result<FilterAlone> {
+    let place = &Place::outside("the command line");
+    let value = |text: &str| Value::new(text, place);
+    let options: Options = given.iter().map(|(option, text)| (option.clone(), value(text))).collect();
+    let reason = |trouble| match trouble {
         Trouble::LeftOut(error) | Trouble::Refused(error) => error,
-    })?;
-    Ok(filter_settings(&jail))
+    };
+    let tree = match file {
+        FilterFile::InTree { dir, .. } => Tree::new(dir.as_deref().or_else(standard_dir)),
+        FilterFile::Alone(path) => Tree::new(path.parent()),
+    };
+    let reader = JailReader::without_jails(&tree);
+    let (name, sections) = match file {
+        FilterFile::InTree { name, .. } => {
+            (name.clone(), reader.definition("filter.d", name, place).map_err(reason)?)
+        }
+        FilterFile::Alone(path) => {
+            let sections = tree.file_sections(path)?;
+            let name = path.display().to_string();
+            (name, sections.with_context(|| format!("{} cannot be read", path.display()))?.into())
+        }
+    };
+    let (jail, resolved, parameters) =
+        reader.filter_alone(&name, Rc::clone(&sections), options, journal).map_err(reason)?;
+    let own = |option: &str| resolved.get(option).map(|value| value.text.clone());
+    let mut shown = Vec::new();
+    for option in ["logtype", "datepattern"].into_iter().chain(parameters.iter().map(String::as_str)) {
+        if let Some(text) = own(option)
+            && !shown.iter().any(|(known, _)| known == option)
+        {
+            shown.push((option.to_owned(), text));
+        }
+    }
+    let maxlines = own("maxlines").filter(|text| text.trim().parse::<i64>().is_ok()).unwrap_or_default();
+    Ok(FilterAlone {
+        settings: FilterSettings { maxlines, ..filter_settings(&jail) },
+        journalmatch: jail.journalmatch,
+        options: shown,
+    })
 }
 
-/// The built-in filters, each in fail2ban's usual modes. For fuzzing.
+/// The words of a `journalmatch`, quoted as in a shell.
+///
+/// # Errors
+/// A quote that is not closed.
+pub fn journalmatch_words(line: &str) -> Result<Vec<String>> {
+    words::split(line)
+}
+
+/// The names of the filters in the tree that [`Resolved::load`] reads.
+pub fn filter_names(dir: Option<&Path>) -> Vec<String> {
+    Tree::new(dir.or_else(standard_dir)).names("filter.d")
+}
+
+/// The directory that is read when `-c` names none; nothing is the built-in tree.
+pub fn default_dir() -> Option<&'static Path> {
+    standard_dir()
+}
+
+/// The built-in filters, each in its usual and in its aggressive mode. For fuzzing.
 pub(crate) fn built_in_filters() -> Vec<FilterSettings> {
-    let files = BUILT_IN.get_dir("filter.d").into_iter().flat_map(include_dir::Dir::files);
-    let names = files.filter_map(|file| file.path().file_stem()?.to_str());
-    let modes = ["", "[mode=aggressive]"];
-    let texts = names.flat_map(|name| modes.map(|mode| format!("{name}{mode}")));
     let tree = Tree::new(None);
-    let reader = JailReader::new(&tree);
-    let jail = |text: String| reader.as_ref().ok()?.filter_alone(&text).ok();
-    texts
-        .filter_map(jail)
-        .map(|jail| filter_settings(&jail))
-        .filter(|settings| !settings.failregex.is_empty())
-        .collect()
+    let reader = JailReader::without_jails(&tree);
+    let place = Place::outside("built in");
+    let read = |(name, mode): (&String, &str)| {
+        let file = reader.definition("filter.d", name, &place).ok()?;
+        let given = Options::from_iter([("mode".to_owned(), Value::new(mode, &place))]);
+        let (jail, ..) = reader.filter_alone(name, file, given, true).ok()?;
+        Some(filter_settings(&jail)).filter(|settings| !settings.failregex.is_empty())
+    };
+    let names = tree.names("filter.d");
+    names.iter().flat_map(|name| ["normal", "aggressive"].map(|mode| (name, mode))).filter_map(read).collect()
 }
 
 /// The options that decide what a filter finds.
@@ -250,15 +331,19 @@ fn filter_settings(jail: &JailOptions) -> FilterSettings {
     }
 }
 
-/// Where the expression is written that [`Filter::new`] refuses.
+/// Where the expression is written that [`Filter::new`] refuses; else where the date pattern is, which is left.
 fn place_of<'a>(error: &anyhow::Error, jail: &'a JailOptions) -> Option<&'a Place> {
-    let wrong = error.downcast_ref::<WrongOption>()?;
-    let value = match wrong.option {
-        "prefregex" => jail.prefregex.as_ref(),
-        "failregex" => jail.failregex.get(wrong.index),
-        "ignoreregex" => jail.ignoreregex.get(wrong.index),
-        "datepattern" => jail.datepattern.as_ref(),
-        _ => None,
+    let value = match error.downcast_ref::<Refused>() {
+        Some(refused) => {
+            let mut expressions = match refused.option {
+                "prefregex" => jail.prefregex.as_slice(),
+                "failregex" => &jail.failregex,
+                _ => &jail.ignoreregex,
+            }
+            .iter();
+            expressions.find(|value| value.text == refused.text)
+        }
+        None => jail.datepattern.as_ref(),
     };
     value.map(|value| &value.place)
 }

@@ -91,6 +91,16 @@ impl Context {
         self.line += 1;
     }
 
+    /// The lines that wait for others to complete a match (`maxlines`).
+    pub fn buffered(&self) -> &[DatedLine] {
+        &self.buffer
+    }
+
+    /// Whether the date of `line`, which was just judged, tells its zone. fail2ban then has its time in whole seconds.
+    pub fn tells_zone(&self, line: &str) -> bool {
+        self.detector.tells_zone(line)
+    }
+
     /// Remembers the last date found.
     pub(super) fn set_last_date(&mut self, time: f64, text: &str) {
         self.last_date = Some(time);

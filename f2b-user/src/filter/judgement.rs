@@ -161,8 +161,8 @@ pub(super) trait Witness {
         Breadth::First
     }
 
-    /// Nothing is told of a line that cannot be a failure.
-    fn wants_failures_only(&self) -> bool {
+    /// Whether everything is told: also of lines and matches that are no failures by themselves.
+    fn wants_all(&self) -> bool {
         false
     }
 
@@ -191,10 +191,6 @@ pub(super) struct Found<'a> {
 
 /// The agent's.
 impl Witness for Vec<Failure> {
-    fn wants_failures_only(&self) -> bool {
-        true
-    }
-
     fn matched(&mut self, found: Found<'_>, conclusion: Conclusion) {
         self.extend(conclusion.failure(found.line, found.time));
     }
@@ -219,6 +215,10 @@ impl Judge {
 impl Witness for Judge {
     fn breadth(&self) -> Breadth {
         self.breadth
+    }
+
+    fn wants_all(&self) -> bool {
+        true
     }
 
     fn dated(&mut self, line: &DatedLine, time: Option<f64>) {

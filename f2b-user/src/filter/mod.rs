@@ -5,17 +5,19 @@
 //! - [`context`]: what is remembered from line to line
 //! - [`identity`]: what a failure is charged to
 //! - [`judgement`]: all that came to light about one line, for `f2b regex`
+//! - [`python`]: values as Python writes them
 
 mod context;
 mod date;
 mod expression;
 mod identity;
 mod judgement;
+pub mod python;
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 
 pub(crate) use self::expression::check as check_expressions;
 pub use self::{
@@ -27,8 +29,8 @@ use self::{
     context::{Groups, Keep},
     date::Detector,
     expression::{
-        Captured, OverBudget, Pattern, Set,
-        tags::{HostNames, option_name},
+        Captured, OverBudget, Pattern, Set, SyntaxError,
+        tags::{self, HostNames, option_name},
     },
     identity::Identity,
     judgement::{Conclusion, Found, Judge, Whom, Witness},
@@ -54,23 +56,6 @@ pub struct FilterSettings {
     pub usedns: String,
 }
 
-/// Which option of a filter is wrong; the errors of [`Filter::new`] can be downcast to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct WrongOption {
-    pub option: &'static str,
-    /// Which of its expressions, from 0.
-    pub index: usize,
-    why: String,
-}
-
-impl fmt::Display for WrongOption {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.option, self.why)
-    }
-}
-
-impl std::error::Error for WrongOption {}
-
 /// One failure found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
@@ -93,6 +78,44 @@ impl Failure {
     }
 }
 
+/// An expression that is refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub option: &'static str,
+    /// As it was written.
+    pub text: String,
+    /// With its tags expanded, as fail2ban gives it to Python.
+    pub python: String,
+    pub why: Why,
+}
+
+/// Why an expression is refused.
+#[derive(Debug)]
+pub enum Why {
+    /// With the number of the character where it goes wrong in [`python`](Refused::python), if known.
+    Syntax(anyhow::Error, Option<usize>),
+    NoHost,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { option, text, why, .. } = self;
+        match why {
+            Why::Syntax(..) => write!(f, "{option}: \"{text}\" is no regular expression"),
+            Why::NoHost => write!(f, "{option}: \"{text}\" has no <HOST> to tell whose failure it is"),
+        }
+    }
+}
+
+impl Error for Refused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.why {
+            Why::Syntax(error, _) => Some(error.as_ref()),
+            Why::NoHost => None,
+        }
+    }
+}
+
 /// A filter's expressions, compiled. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -106,9 +129,21 @@ enum UseDns {
     Raw,
 }
 
+impl UseDns {
+    fn read(text: &str) -> Self {
+        match text.to_lowercase().as_str() {
+            "" | "yes" | "warn" => Self::Yes,
+            "raw" => Self::Raw,
+            // fail2ban takes whatever else is written for "no".
+            _ => Self::No,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Expressions {
     prefregex: Option<Pattern>,
+    prefregex_python: Option<String>,
     failregex: Vec<Pattern>,
     any_failregex: Set,
     /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them.
@@ -119,22 +154,13 @@ struct Expressions {
     usedns: UseDns,
 }
 
-fn wrong(option: &'static str, index: usize, why: impl Into<String>) -> WrongOption {
-    WrongOption { option, index, why: why.into() }
-}
-
 impl Filter {
     /// Compiles a filter.
     ///
     /// # Errors
-    /// The [`WrongOption`], and why it is wrong.
+    /// The option that is wrong, and why.
     pub fn new(settings: &FilterSettings) -> Result<Self> {
-        let usedns = match settings.usedns.to_lowercase().as_str() {
-            "" | "yes" | "warn" => UseDns::Yes,
-            "raw" => UseDns::Raw,
-            // fail2ban takes whatever else is written for "no".
-            _ => UseDns::No,
-        };
+        let usedns = UseDns::read(&settings.usedns);
         let names = if usedns == UseDns::No { HostNames::Never } else { HostNames::Match };
         let maxlines = match settings.maxlines.trim() {
             "" => 1,
@@ -142,40 +168,43 @@ impl Filter {
                 .parse::<usize>()
                 .ok()
                 .filter(|lines| *lines > 0)
-                .with_context(|| wrong("maxlines", 0, format!("{lines} is not a number from 1")))?,
+                .with_context(|| format!("maxlines = {lines} is not a number from 1"))?,
         };
-        let compile = |option: &'static str, index: usize, text: &str, multiline: bool| {
-            Pattern::new(text, multiline, names)
-                .with_context(|| wrong(option, index, format!("\"{text}\" is no regular expression")))
+        let compile = |option: &'static str, text: &str, multiline: bool| {
+            Pattern::new(text, multiline, names).map_err(|error| {
+                let place = error.downcast_ref::<SyntaxError>().and_then(|error| error.place_in(text, names));
+                let python = tags::python(text, names);
+                Refused { option, text: text.to_owned(), python, why: Why::Syntax(error, place) }
+            })
         };
         if settings.failregex.is_empty() {
-            bail!(wrong("failregex", 0, "it is empty; a filter needs at least one expression with <HOST>"));
+            bail!("failregex is empty; a filter needs at least one expression with <HOST>");
         }
         let prefregex = match settings.prefregex.as_str() {
             "" => None,
-            text => Some(compile("prefregex", 0, text, false)?),
+            text => Some(compile("prefregex", text, false)?),
         };
         let identifies = |pattern: &Pattern| IDENTITIES.iter().any(|name| pattern.has_group(name));
         let mut failregex = Vec::new();
-        for (index, text) in settings.failregex.iter().enumerate() {
-            let pattern = compile("failregex", index, text, maxlines > 1)?;
+        for text in &settings.failregex {
+            let pattern = compile("failregex", text, maxlines > 1)?;
             if !identifies(&pattern) && !prefregex.as_ref().is_some_and(identifies) {
-                let why = format!("\"{text}\" has no <HOST> to tell whose failure it is");
-                bail!(wrong("failregex", index, why));
+                let python = tags::python(text, names);
+                bail!(Refused { option: "failregex", text: text.clone(), python, why: Why::NoHost });
             }
             failregex.push(pattern);
         }
-        let ignoreregex = settings.ignoreregex.iter().enumerate();
-        let ignoreregex = ignoreregex.map(|(index, text)| compile("ignoreregex", index, text, false));
-        let ignoreregex = ignoreregex.collect::<Result<Vec<_>>>()?;
+        let ignoreregex = settings.ignoreregex.iter().map(|text| compile("ignoreregex", text, false));
+        let ignoreregex = ignoreregex.collect::<Result<Vec<_>, Refused>>()?;
         if !settings.datepattern.trim().is_empty() {
             Detector::new(&settings.datepattern, TimeZone::UTC, 2000)
                 .and_then(|detector| detector.check())
-                .with_context(|| wrong("datepattern", 0, format!("\"{}\" is none", settings.datepattern)))?;
+                .with_context(|| format!("datepattern = {}", settings.datepattern))?;
         }
         Ok(Self {
             inner: Arc::new(Expressions {
                 any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, "content", &failregex)),
+                prefregex_python: prefregex.as_ref().map(|_| tags::python(&settings.prefregex, names)),
                 prefregex,
                 any_failregex: Set::new(&failregex),
                 failregex,
@@ -202,6 +231,16 @@ impl Filter {
         let mut failures = Vec::new();
         self.examine(context, line, Logged::at(logged), now, &mut failures);
         failures
+    }
+
+    /// How many lines an expression may span.
+    pub fn maxlines(&self) -> usize {
+        self.inner.maxlines
+    }
+
+    /// `prefregex` with its tags expanded, as fail2ban gives it to Python.
+    pub fn prefregex(&self) -> Option<&str> {
+        self.inner.prefregex_python.as_deref()
     }
 
     /// What there is to tell about `line`, for a person who looks at it. Its failures are those of
@@ -242,6 +281,43 @@ impl Filter {
             context.over_budget += 1;
         }
     }
+}
+
+/// How fail2ban names a date pattern.
+///
+/// # Errors
+/// It is none.
+pub fn describe_datepattern(datepattern: &str, now: f64) -> Result<String> {
+    let zone = TimeZone::UTC;
+    let this_year = date::year(now, &zone);
+    Ok(Detector::new(datepattern, zone, this_year)?.describe())
+}
+
+/// A zone as in `logtimezone`: an abbreviation that fail2ban knows, an offset, or both (`UTC+0200`).
+pub fn fixed_zone(text: &str) -> Option<TimeZone> {
+    let minutes = date::zone(text).ok()?;
+    Some(TimeZone::fixed(Offset::from_seconds(minutes * 60).ok()?))
+}
+
+/// The zone that `logtimezone` names: a [`fixed_zone`], or, other than in fail2ban, a name of the zone database
+/// (`Europe/Zurich`).
+///
+/// # Errors
+/// There is no such zone.
+pub fn log_zone(text: &str) -> Result<TimeZone> {
+    let unknown = || format!("there is no zone {text}; write for example UTC+0200 or Europe/Zurich");
+    fixed_zone(text).map_or_else(|| TimeZone::get(text).with_context(unknown), Ok)
+}
+
+/// The group that `<F-tag>` stands for: `ID` is kept as `fid`.
+pub fn group_of_tag(tag: &str) -> String {
+    option_name(tag)
+}
+
+/// An expression with its tags expanded, as fail2ban shows it. `usedns` as in [`FilterSettings`].
+pub fn expanded(expression: &str, usedns: &str) -> String {
+    let names = if UseDns::read(usedns) == UseDns::No { HostNames::Never } else { HostNames::Match };
+    tags::python_tags(expression, names)
 }
 
 /// When a line was logged, if its source knows, and how that is written.
@@ -317,7 +393,7 @@ impl Expressions {
         let mut buffer = joined(&lines);
 
         let hopeless = |set: &Set| set.candidates(&buffer).is_empty();
-        if !multiline && witness.wants_failures_only() && self.any_in_line.as_ref().is_some_and(hopeless) {
+        if !multiline && !witness.wants_all() && self.any_in_line.as_ref().is_some_and(hopeless) {
             return Ok(());
         }
         // With few of them, it is cheaper to ask first.
@@ -361,7 +437,9 @@ impl Expressions {
                 // Only the next expression needs them again.
                 let mut all = if tries_all { common.clone() } else { std::mem::take(&mut common) };
                 all.update(groups(&found));
-                if let Some(conclusion) = self.conclude(context, all, &unmatched.matched, now, tries_all) {
+                if let Some(conclusion) =
+                    self.conclude(context, all, &unmatched.matched, now, witness.wants_all())
+                {
                     let line = context.line;
                     let found = Found { failregex: index, captured: &found, text: &buffer, line, time };
                     witness.matched(found, conclusion);
@@ -451,15 +529,6 @@ impl Expressions {
     }
 }
 
-/// The zone that `logtimezone` names: an abbreviation and an offset as in fail2ban (`CET`, `UTC+0200`), or a name of
-/// the zone database (`Europe/Zurich`).
-///
-/// # Errors
-/// There is no such zone.
-pub fn log_zone(name: &str) -> Result<TimeZone> {
-    date::log_zone(name)
-}
-
 /// Lines as the expressions see them.
 fn joined<T: AsRef<str>>(lines: &[T]) -> String {
     let length = lines.iter().map(|line| line.as_ref().len() + 1).sum();
@@ -529,7 +598,7 @@ fn groups(found: &Captured<'_>) -> Groups {
         tuples.entry(target).or_insert_with(|| vec![before]).push(value);
     }
     for (target, parts) in tuples {
-        let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| quoted(part)));
+        let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| python::repr(part)));
         let tuple = format!("({})", parts.collect::<Vec<_>>().join(", "));
         groups.set(&target, Some(tuple));
     }
@@ -543,21 +612,6 @@ fn target(name: &str) -> String {
     option_name(if numbered { &stem[..stem.len() - 1] } else { name })
 }
 
-/// A text as Python writes it in a tuple.
-fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            c if c == quote => out.extend(['\\', c]),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
-}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -639,6 +693,30 @@ mod tests {
             let mut context = filter.context(log_zone(zone).unwrap(), NOW);
             let found = filter.failures(&mut context, line, None, NOW);
             assert_eq!(found[0].time, NOW - behind, "{zone}");
+        }
+    }
+
+    #[test]
+    fn zones_are_named_as_in_fail2ban_or_as_in_the_zone_database() {
+        let summer = jiff::Timestamp::from_second(1_750_000_000).unwrap();
+        let hours =
+            |name: &str| log_zone(name).map(|zone| f64::from(zone.to_offset(summer).seconds()) / 3600.0);
+        for (name, expected) in [
+            ("UTC", 0.0),
+            ("Z", 0.0),
+            ("CET", 1.0),
+            ("UTC+0200", 2.0),
+            ("GMT-05:30", -5.5),
+            ("CET+01", 2.0),
+            ("+0100", 1.0),
+            ("Europe/Zurich", 2.0),
+        ] {
+            assert_eq!(hours(name).unwrap(), expected, "{name}");
+        }
+        let none =
+            "XYZ utc+1 UTC+1 UTC+0200x UTC+02:0 UTC+-0200 ../../etc/passwd /etc/localtime Mars/Olympus +9999";
+        for name in none.split(' ') {
+            assert!(hours(name).is_err(), "{name}");
         }
     }
 

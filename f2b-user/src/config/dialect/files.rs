@@ -38,11 +38,16 @@ impl Files {
 
     /// The files and folders in `dir`, sorted.
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        let mut found = match self {
-            Self::Disk => {
-                fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?
+        let mut found = match (built_in(dir), self) {
+            (Some(inside), _) => {
+                let files = BUILT_IN.get_dir(inside).into_iter().flat_map(Dir::files);
+                files.map(|file| Path::new(BUILT_IN_DIR).join(file.path())).collect()
             }
-            Self::Memory(files) => {
+            (None, Self::Disk) => {
+                let entries = fs::read_dir(dir)?;
+                entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?
+            }
+            (None, Self::Memory(files)) => {
                 let dir = plain(dir);
                 files.keys().filter(|path| path.parent() == Some(&dir)).cloned().collect()
             }

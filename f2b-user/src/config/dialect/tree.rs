@@ -100,15 +100,41 @@ impl Tree {
             }
         }
         files.retain(|file| self.files.exists(file));
+        self.laid_over(&files)
+    }
+
+    /// The sections of one file by itself, with those that it includes. `None` if it cannot be read.
+    ///
+    /// # Errors
+    /// A file that is not in the dialect.
+    pub fn file_sections(&self, file: &Path) -> Result<Option<Sections>> {
+        self.laid_over(&[file.to_owned()])
+    }
+
+    fn laid_over(&self, files: &[PathBuf]) -> Result<Option<Sections>> {
         let mut sections = Sections::new(&self.budget);
         let mut found = false;
-        for file in self.with_includes(&files, &[])?.iter() {
+        for file in self.with_includes(files, &[])?.iter() {
             if let Some(file) = self.file(file)? {
                 sections.lay_over(&file);
                 found = true;
             }
         }
         Ok(found.then_some(sections))
+    }
+
+    /// The names of the files in `folder`, without `.conf` and `.local`, sorted.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let folders =
+            self.dir.iter().map(PathBuf::as_path).chain(self.built_in.then_some(Path::new(BUILT_IN_DIR)));
+        let mut paths: Vec<_> =
+            folders.flat_map(|dir| self.files.list(&dir.join(folder)).unwrap_or_default()).collect();
+        paths.retain(|path| path.extension().is_some_and(|suffix| suffix == "conf" || suffix == "local"));
+        let stems = paths.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        let mut names: Vec<String> = stems.collect();
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// The files `dir/*.suffix`, sorted.

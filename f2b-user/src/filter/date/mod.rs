@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-pub(super) use self::strptime::{NoTime, log_zone};
+pub(super) use self::strptime::{NoTime, zone};
 use self::template::Template;
 use super::expression::{Captured, Set};
 
@@ -203,13 +203,30 @@ impl Detector {
     /// Adds those that are not there yet.
     fn add_all(&mut self, templates: Vec<Template>) {
         for template in templates {
-            drop(self.add(template));
+            // fail2ban has each template once: what weighs more as a default one does so for whoever names it.
+            match self.entries.iter_mut().find(|entry| entry.template.name == template.name) {
+                Some(known) => known.template.weight = known.template.weight.max(template.weight),
+                None => drop(self.add(template)),
+            }
         }
     }
 
     /// The templates, in the order in which they are tried.
     pub(super) fn templates(&self) -> impl Iterator<Item = DateTemplate<'_>> {
         self.entries.iter().map(DateTemplate)
+    }
+
+    /// How fail2ban names the pattern (`Filter.getDatePattern`).
+    pub(super) fn describe(&self) -> String {
+        match &self.entries[..] {
+            [first] | [first, _] => DateTemplate(first).name(),
+            _ => "Default Detectors".into(),
+        }
+    }
+
+    /// Whether the template that hit last finds a zone in `line`.
+    pub(super) fn tells_zone(&self, line: &str) -> bool {
+        self.last.as_ref().is_some_and(|(index, _)| self.entries[*index].template.tells_zone(line))
     }
 
     /// Finds the date of `line`, and the time it tells. `now` decides what the date leaves open.

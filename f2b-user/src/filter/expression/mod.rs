@@ -15,4 +15,5 @@ pub(crate) use self::check::check;
 pub(super) use self::{
     machine::OverBudget,
     pattern::{Captured, Pattern, Set},
+    syntax::SyntaxError,
 };

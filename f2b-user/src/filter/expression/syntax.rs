@@ -1,9 +1,11 @@
 //! Python's `re` syntax → a tree. The rules are those of Python 3.11's `re` documentation; what Python refuses is
 //! refused here, so that a filter means the same or is an error in both.
 
-use std::{collections::HashMap, iter::Peekable, str::Chars};
+use std::{collections::HashMap, error::Error, fmt, iter::Peekable, str::Chars};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::tags::{self, HostNames};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
@@ -132,6 +134,8 @@ impl Flags {
 pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
     let mut parser = Parser {
         chars: expression.chars().peekable(),
+        mark: expression.chars().peekable(),
+        parentheses: Vec::new(),
         groups: 0,
         names: Vec::new(),
         open: Vec::new(),
@@ -140,15 +144,55 @@ pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
         at_start: true,
     };
     let mut flags = Flags { multiline, ..Flags::default() };
-    let node = parser.alternation(&mut flags)?;
-    if parser.chars.next().is_some() {
-        bail!("unbalanced parenthesis");
+    let mut node = parser.alternation(&mut flags);
+    if node.is_ok() && parser.chars.peek().is_some() {
+        parser.mark = parser.chars.clone();
+        node = Err(anyhow!("unbalanced parenthesis"));
     }
-    Ok(Expression { node, names: parser.names, groups: parser.groups })
+    match node {
+        Ok(node) => Ok(Expression { node, names: parser.names, groups: parser.groups }),
+        Err(error) => bail!(SyntaxError { reason: error.to_string(), behind: parser.mark.count() }),
+    }
 }
+
+/// Why an expression is refused, and where.
+#[derive(Debug)]
+pub(in crate::filter) struct SyntaxError {
+    reason: String,
+    /// How many characters there are from the place where it goes wrong to the end.
+    behind: usize,
+}
+
+impl SyntaxError {
+    /// The character where `expression` goes wrong when its tags are expanded. From the end, a place is the same
+    /// wherever tags stand before it.
+    pub(in crate::filter) fn place_in(&self, expression: &str, names: HostNames) -> Option<usize> {
+        let [ours, shown] = [tags::expand(expression, names), tags::python(expression, names)];
+        let at = ours.chars().count().checked_sub(self.behind)?;
+        let tail: String = ours.chars().skip(at).collect();
+        let head: String = ours.chars().take(at).collect();
+        // Both differ in how they write some tags only.
+        if shown.starts_with(&head) {
+            return Some(at);
+        }
+        shown.ends_with(&tail).then(|| shown.chars().count() - self.behind)
+    }
+}
+
+impl fmt::Display for SyntaxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Error for SyntaxError {}
 
 struct Parser<'a> {
     chars: Peekable<Chars<'a>>,
+    /// Where what is being read begins, for errors.
+    mark: Peekable<Chars<'a>>,
+    /// Where each open parenthesis stands.
+    parentheses: Vec<Peekable<Chars<'a>>>,
     groups: usize,
     names: Vec<(String, usize)>,
     numbers: HashMap<String, usize>,
@@ -188,9 +232,13 @@ impl Parser<'_> {
             let at_start = std::mem::take(&mut self.at_start);
             if flags.verbose && c.is_whitespace() {
                 self.chars.next();
+                continue;
             } else if flags.verbose && c == '#' {
                 while self.chars.next_if(|c| *c != '\n').is_some() {}
-            } else if let Some((min, max)) = self.count()? {
+                continue;
+            }
+            self.mark = self.chars.clone();
+            if let Some((min, max)) = self.count()? {
                 if let Some(why) = unrepeatable {
                     bail!("{why}");
                 }
@@ -213,9 +261,15 @@ impl Parser<'_> {
 
     /// One atom; nothing for a comment or for flags.
     fn atom(&mut self, flags: &mut Flags, at_start: bool) -> Result<Option<Node>> {
+        self.mark = self.chars.clone();
         let Some(c) = self.chars.next() else { return Ok(None) };
         Ok(Some(match c {
-            '(' => return self.group(flags, at_start),
+            '(' => {
+                self.parentheses.push(self.mark.clone());
+                let node = self.group(flags, at_start)?;
+                self.parentheses.pop();
+                return Ok(node);
+            }
             '[' => Node::Class(self.class(*flags)?),
             '\\' => self.escape(*flags)?,
             '.' if flags.dot_all => class(vec![Item::Range('\0', char::MAX)], false, *flags),
@@ -224,7 +278,6 @@ impl Parser<'_> {
             '^' => Node::Assertion(Assertion::Start),
             '$' if flags.multiline => Node::Assertion(Assertion::LineEnd),
             '$' => Node::Assertion(Assertion::End),
-            '*' | '+' | '?' => bail!("nothing to repeat"),
             other => literal(other, *flags),
         }))
     }
@@ -343,6 +396,9 @@ impl Parser<'_> {
     fn rest(&mut self, flags: &mut Flags) -> Result<Node> {
         let node = self.alternation(flags)?;
         if !self.eat(')') {
+            if let Some(open) = self.parentheses.pop() {
+                self.mark = open;
+            }
             bail!("missing ), unterminated subpattern");
         }
         Ok(node)
@@ -494,12 +550,17 @@ impl Parser<'_> {
     }
 
     fn class(&mut self, flags: Flags) -> Result<Class> {
+        let open = self.mark.clone();
         let negated = self.eat('^');
         let mut items = Vec::new();
         loop {
             let first = items.is_empty();
+            self.mark = self.chars.clone();
             let item = match self.chars.next() {
-                None => bail!("unterminated character set"),
+                None => {
+                    self.mark = open;
+                    bail!("unterminated character set");
+                }
                 Some(']') if !first => break,
                 Some('\\') => self.class_escape()?,
                 Some(c) => Item::Range(c, c),
@@ -515,13 +576,18 @@ impl Parser<'_> {
             let high = match self.chars.next() {
                 Some('\\') => self.class_escape()?,
                 Some(c) => Item::Range(c, c),
-                None => bail!("unterminated character set"),
+                None => {
+                    self.mark = open;
+                    bail!("unterminated character set");
+                }
             };
             match (item, high) {
                 (Item::Range(low, _), Item::Range(high, _)) if low <= high => {
                     items.push(Item::Range(low, high));
                 }
-                _ => bail!("bad character range"),
+                (Item::Range(low, _), Item::Range(high, _)) => bail!("bad character range {low}-{high}"),
+                (Item::Range(low, _), Item::Named { .. }) => bail!("bad character range {low}-"),
+                (Item::Named { .. }, _) => bail!("bad character range"),
             }
         }
         Ok(Class { negated, items, ignore_case: flags.ignore_case })
@@ -553,7 +619,7 @@ mod tests {
             ("a{1,3}{2}", "multiple repeat"),
             (r"[\w-\d]", "bad character range"),
             (r"[\w-a]", "bad character range"),
-            ("[b-a]", "bad character range"),
+            ("[b-a]", "bad character range b-a"),
         ] {
             assert_eq!(parse(expression, false).unwrap_err().to_string(), expected, "{expression}");
         }
