@@ -515,7 +515,7 @@ mod tests {
         let text = warning("[sshd]\nignoreregex = ^a\n ^b\n ^c(\n");
         assert!(text.contains("jail.local:4: filter sshd: ignoreregex: \"^c(\""), "{text}");
         let text = warning("[sshd]\nmaxretry = 5\ndatepattern = %%Q\n");
-        assert!(text.contains("jail.local:3: filter sshd: datepattern: \"%Q\""), "{text}");
+        assert!(text.contains("jail.local:3: filter sshd: datepattern = %Q: "), "{text}");
     }
 
     #[test]
