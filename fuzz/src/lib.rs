@@ -20,7 +20,7 @@ mod source {
         pub struct JournalMatch;
 
         impl JournalMatch {
-            pub fn parse(_: &str) -> anyhow::Result<Self> {
+            pub fn new(_: &[Vec<String>]) -> anyhow::Result<Self> {
                 Ok(Self)
             }
         }

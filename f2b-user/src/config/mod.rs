@@ -331,7 +331,7 @@ fn filter_settings(jail: &JailOptions) -> FilterSettings {
     }
 }
 
-/// Where the expression is written that [`Filter::new`] refuses; else where the date pattern is, which is left.
+/// Where the expression or the date pattern is written that [`Filter::new`] refuses.
 fn place_of<'a>(error: &anyhow::Error, jail: &'a JailOptions) -> Option<&'a Place> {
     let value = match error.downcast_ref::<Refused>() {
         Some(refused) => {
@@ -343,34 +343,39 @@ fn place_of<'a>(error: &anyhow::Error, jail: &'a JailOptions) -> Option<&'a Plac
             .iter();
             expressions.find(|value| value.text == refused.text)
         }
-        None => jail.datepattern.as_ref(),
+        None if error.to_string().starts_with("datepattern") => jail.datepattern.as_ref(),
+        None => None,
     };
     value.map(|value| &value.place)
 }
 
 /// What the agent needs of a jail, checked.
 fn settings(jail: &JailOptions) -> Result<JailSettings> {
+    let place = |option: &str| {
+        jail.written.get(option).map_or_else(|| Place::outside("built in"), |value| value.place.clone())
+    };
     if !["auto", "systemd"].contains(&jail.backend.as_str()) {
-        bail!("backend = {} is not supported yet; use systemd", jail.backend);
+        bail!("{}: backend = {} is not supported yet; use systemd", place("backend"), jail.backend);
     }
     let Some(filter) = &jail.filter else {
         bail!("it has no filter; set one, for example filter = sshd");
     };
-    let compiled = Filter::new(&filter_settings(jail)).map_err(|error| match place_of(&error, jail) {
-        Some(place) => error.context(format!("{place}: filter {filter}")),
-        None => error.context(format!("filter {filter}")),
+    let compiled = Filter::new(&filter_settings(jail)).map_err(|error| {
+        let place = place_of(&error, jail).cloned().unwrap_or_else(|| place("filter"));
+        error.context(format!("{place}: filter {filter}"))
     })?;
     if jail.journalmatch.is_empty() {
         let name = &jail.name;
         bail!(
-            "neither the jail nor filter {filter} has a journalmatch; set one, for example _SYSTEMD_UNIT={name}.service"
+            "{}: neither the jail nor filter {filter} has a journalmatch; set one, for example \
+             _SYSTEMD_UNIT={name}.service",
+            place("filter")
         );
     }
-    let journalmatch: Vec<_> = jail.journalmatch.iter().map(|words| words.join(" ")).collect();
-    let journalmatch = JournalMatch::parse(&journalmatch.join("\n"))?;
-    let place = |option: &str| {
-        jail.written.get(option).map_or_else(|| Place::outside("built in"), |value| value.place.clone())
-    };
+    let journalmatch = JournalMatch::new(&jail.journalmatch).with_context(|| {
+        let option = if jail.written.contains_key("journalmatch") { "journalmatch" } else { "filter" };
+        place(option)
+    })?;
     let maxretry = u32::try_from(jail.maxretry).ok().filter(|count| *count >= 1);
     let maxretry = maxretry.with_context(|| {
         format!("{}: maxretry = {} is not a number from 1", place("maxretry"), jail.maxretry)
@@ -516,6 +521,19 @@ mod tests {
         assert!(text.contains("jail.local:4: filter sshd: ignoreregex: \"^c(\""), "{text}");
         let text = warning("[sshd]\nmaxretry = 5\ndatepattern = %%Q\n");
         assert!(text.contains("jail.local:3: filter sshd: datepattern = %Q: "), "{text}");
+    }
+
+    #[test]
+    fn values_of_a_journalmatch_may_contain_spaces() {
+        let config = load("[sshd]\njournalmatch = _COMM=\"a b\" + _UID=0\n").unwrap();
+        let wanted = JournalMatch::new(&[vec!["_COMM=a b".into(), "+".into(), "_UID=0".into()]]).unwrap();
+        // The filter's own comes first.
+        assert!(config.jails[0].journalmatch.to_string().ends_with(&wanted.to_string()), "{config:?}");
+        let broken = load("[sshd]\njournalmatch = sshd.service\n").unwrap().warnings.remove(0);
+        assert!(
+            broken.ends_with("jail.local:2: journalmatch: \"sshd.service\" is not FIELD=value"),
+            "{broken}"
+        );
     }
 
     #[test]
