@@ -92,7 +92,9 @@ fn noise(dice: &mut Dice, number: usize) -> String {
         3 => format!(
             "sshd[{pid}]: Accepted publickey for {user} from {address} port {port} ssh2: ED25519 SHA256:abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
         ),
-        4 => format!("sshd[{pid}]: pam_unix(sshd:session): session opened for user {user}(uid=1000) by (uid=0)"),
+        4 => format!(
+            "sshd[{pid}]: pam_unix(sshd:session): session opened for user {user}(uid=1000) by (uid=0)"
+        ),
         _ => format!("systemd[1]: Started session-{pid}.scope - Session {pid} of User {user}."),
     };
     format!("host {message}")
@@ -249,14 +251,43 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn print_worst_line(fail2ban: &Fail2ban) {
     let filter = sshd(fail2ban, "file");
     let pieces = [
-        "x", " ", " from ", "x from ", "1.1.1.", "1.1.1.1 ", "::", "a:", "port 1 ", " on x", "é", "[preauth] ", "\t", "=",
-        "x from 1.1.1.1 port 1 ssh2 ", "x from a ", "user=x rhost=", "[", "0", "\u{2028}", "error: ", " user ",
+        "x",
+        " ",
+        " from ",
+        "x from ",
+        "1.1.1.",
+        "1.1.1.1 ",
+        "::",
+        "a:",
+        "port 1 ",
+        " on x",
+        "é",
+        "[preauth] ",
+        "\t",
+        "=",
+        "x from 1.1.1.1 port 1 ssh2 ",
+        "x from a ",
+        "user=x rhost=",
+        "[",
+        "0",
+        "\u{2028}",
+        "error: ",
+        " user ",
     ];
     let starts = [
-        "", "Failed password for ", "Failed password for invalid user ", "Failed publickey for invalid user ",
-        "Invalid user ", "User ", "pam_unix(sshd:auth): authentication failure; ruser=", "Received disconnect from ",
-        "Disconnecting: Too many authentication failures for ", "Connection closed by invalid user ",
-        "maximum authentication attempts exceeded for ", "Authentication failure for ", "refused connect from ",
+        "",
+        "Failed password for ",
+        "Failed password for invalid user ",
+        "Failed publickey for invalid user ",
+        "Invalid user ",
+        "User ",
+        "pam_unix(sshd:auth): authentication failure; ruser=",
+        "Received disconnect from ",
+        "Disconnecting: Too many authentication failures for ",
+        "Connection closed by invalid user ",
+        "maximum authentication attempts exceeded for ",
+        "Authentication failure for ",
+        "refused connect from ",
     ];
     let ends = ["", " from ", " from 192.0.2.7 port 22 ssh2", " not allowed because", " from 192.0.2.7: x"];
     let (mut worst, mut text, mut over_budget, mut count) = (Duration::ZERO, String::new(), 0, 0);
@@ -293,7 +324,8 @@ fn print_worst_line(fail2ban: &Fail2ban) {
 fn print_loading(fail2ban: &Fail2ban, scratch: &Path) {
     let dir = scratch.join("fail2ban");
     copy(&fail2ban.config(), &dir);
-    fs::write(dir.join("jail.local"), "[DEFAULT]\nenabled = true\n").expect("the scratch directory is writable");
+    fs::write(dir.join("jail.local"), "[DEFAULT]\nenabled = true\n")
+        .expect("the scratch directory is writable");
     let timed = |action: &mut dyn FnMut()| {
         median((0..ROUNDS).map(|_| {
             let start = Instant::now();

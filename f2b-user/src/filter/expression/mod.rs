@@ -4,6 +4,7 @@
 
 mod candidate;
 mod chars;
+mod conditional;
 mod machine;
 mod pattern;
 mod program;
@@ -12,6 +13,6 @@ pub(super) mod tags;
 
 pub(super) use self::{
     machine::OverBudget,
-    pattern::{Captured, Pattern, Set},
+    pattern::{Candidate, Candidates, Captured, Pattern, Set, Text},
     syntax::SyntaxError,
 };
