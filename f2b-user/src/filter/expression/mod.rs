@@ -5,6 +5,7 @@
 mod candidate;
 mod chars;
 mod check;
+mod conditional;
 mod machine;
 mod pattern;
 mod program;
@@ -14,6 +15,6 @@ pub(super) mod tags;
 pub(crate) use self::check::check;
 pub(super) use self::{
     machine::OverBudget,
-    pattern::{Captured, Pattern, Set},
+    pattern::{Candidate, Candidates, Captured, Pattern, Set, Text},
     syntax::SyntaxError,
 };

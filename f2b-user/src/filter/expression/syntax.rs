@@ -41,6 +41,8 @@ pub(super) enum Node {
         no: Box<Node>,
     },
     Assertion(Assertion),
+    /// Nothing: the ways of matching up to this number begin here. Only [`conditional`](super::conditional) makes it.
+    Way(u32),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
