@@ -44,7 +44,7 @@ impl Fuzz {
 fn step(target: &str, seconds: u64) -> Step {
     // There is no unsafe code in reach, so no sanitizer: without one, a stable compiler will do. What is found goes to
     // a folder of its own, since libFuzzer writes into the first one; the others only seed it.
-    let mut fuzz = cargo(["fuzz", "run", "--sanitizer", "none", target]);
+    let mut fuzz = cargo(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none", target]);
     let folder = |kind: &str| format!("{ROOT}/fuzz/{kind}/{target}");
     fuzz.args([folder("found"), folder("corpus"), folder("regressions")]);
     fuzz.arg("--");

@@ -56,11 +56,15 @@ pub(super) enum When {
 impl Plan {
     pub(super) fn new(facts: &Facts, need: Need, privilege: Privilege) -> Self {
         let mut steps = packages(facts, need);
-        steps.extend(compiler(facts));
+        if need.builds_agent() {
+            steps.extend(compiler(facts));
+        }
         if need.lints() && facts.rustup && !facts.lint_tools {
             steps.push(Step::user("clippy and rustfmt", "rustup component add clippy rustfmt"));
         }
-        steps.extend(bpf_linker(facts));
+        if need.builds_agent() {
+            steps.extend(bpf_linker(facts));
+        }
         if need == Need::Fuzz && !facts.cargo_fuzz {
             steps.push(Step::user("cargo-fuzz", "cargo install cargo-fuzz --locked"));
         }
@@ -77,12 +81,16 @@ impl Plan {
 }
 
 fn packages(facts: &Facts, need: Need) -> Vec<Step> {
-    let mut wanted: Vec<String> = TO_BUILD.iter().map(|&name| name.to_owned()).collect();
+    let mut wanted: Vec<String> = Vec::new();
     let mut want = |names: &[&str]| wanted.extend(names.iter().map(|&name| name.to_owned()));
-    if !facts.ebpf_compiler && !facts.only_rustup_can_help() {
+    if need.builds_agent() {
+        want(TO_BUILD);
+    }
+    if need.builds_agent() && !facts.ebpf_compiler && !facts.only_rustup_can_help() {
         want(EBPF_COMPILER);
     }
-    if !facts.bpf_linker
+    if need.builds_agent()
+        && !facts.bpf_linker
         && let Some(llvm) = facts.llvm
     {
         want(&[&llvm_package(llvm)]);
@@ -243,8 +251,10 @@ mod tests {
 
     #[test]
     fn only_fuzzing_needs_a_fuzzer() {
-        let facts = Facts { cargo_fuzz: false, ..complete() };
+        let mut facts = Facts { cargo_fuzz: false, ..complete() };
         assert!(commands(&facts, Need::Tests, Privilege::Root).is_empty());
+        facts.ebpf_compiler = false;
+        facts.bpf_linker = false;
         assert_eq!(commands(&facts, Need::Fuzz, Privilege::Root), ["cargo install cargo-fuzz --locked"]);
     }
 
