@@ -199,7 +199,8 @@ impl Set {
         if program::may_be_empty(find_group(&outer.node, content)?) {
             return None;
         }
-        let ways = patterns.iter().enumerate().flat_map(|(index, pattern)| numbered_ways(index, &pattern.node));
+        let ways =
+            patterns.iter().enumerate().flat_map(|(index, pattern)| numbered_ways(index, &pattern.node));
         let texts = ways.map(|(way, node)| Some((way, candidate_within(&outer.node, content, &node)?)));
         let (ways, texts) = texts.collect::<Option<Vec<_>>>()?.into_iter().unzip();
         Some(Self::of(texts, ways, patterns.len(), program::is_anchored(&outer.node)))
