@@ -1,14 +1,15 @@
 //! Our engine against the real fail2ban: every stock filter, with every set of options that its samples name, must find
-//! the same in every sample line.
+//! the same in every sample line; and so must the built-in filters in theirs.
 //!
 //! Debian's package is unpacked into the target directory, never into the repository. `tests/filters.py` lets the real
 //! classes resolve the filters and read the samples; here the same lines go through ours.
 
 #[path = "reference/mod.rs"]
 mod reference;
+mod samples;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, Seek as _, Write as _},
     net::IpAddr,
     path::Path,
     process::Command,
@@ -17,13 +18,23 @@ use std::{
 use f2b::filter::{Failure, Filter, FilterSettings};
 use jiff::tz::TimeZone;
 use reference::fail2ban;
+use samples::{Block, Sample};
 use serde::Deserialize;
+use serde_json::json;
 
 /// What fail2ban's own tests take for now, and the zone they are in.
-const NOW: f64 = 1_124_013_600.0;
-const ZONE: &str = "Europe/Zurich";
+const FAIL2BAN: Clock = Clock { now: 1_124_013_600.0, zone: "Europe/Zurich" };
+/// And ours.
+const SAMPLES: Clock = Clock { now: samples::NOW, zone: "UTC" };
 /// How many of the spoiled lines still come out differently.
 const SPOILED_DIFFERENT: usize = 0;
+
+/// When and where the samples are read.
+struct Clock {
+    /// Seconds since 1970.
+    now: f64,
+    zone: &'static str,
+}
 
 /// A filter with a set of options, as the real fail2ban resolves it, and what it finds.
 #[derive(Deserialize)]
@@ -102,15 +113,30 @@ impl Case {
 
 #[test]
 fn every_stock_filter_finds_what_fail2ban_finds_in_its_samples() {
-    let verdict = Verdict::of(&cases(None), Line::difference);
+    let verdict = Verdict::of(&cases(None), &FAIL2BAN, Line::difference);
     assert!(verdict.lines > 1000 && verdict.failures > 500, "the samples are not all there");
     verdict.assert_at_most(0);
 }
 
 #[test]
 fn spoiled_lines_make_no_difference() {
-    let verdict = Verdict::of(&cases(Some("1")), Line::difference_to_real);
+    let verdict = Verdict::of(&cases(Some("1")), &FAIL2BAN, Line::difference_to_real);
     verdict.assert_at_most(SPOILED_DIFFERENT);
+}
+
+/// The built-in filters are in fail2ban's dialect: laid out for editing, they mean there what they mean here.
+#[test]
+fn the_built_in_filters_find_the_same_in_fail2ban() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let tree = dir.path().join("f2b");
+    f2b::config::init(&tree).expect("the built-in tree can be written");
+    let blocks = samples::all();
+    let verdict = Verdict::of(&given(&tree, &blocks), &SAMPLES, Line::difference_to_real);
+    let lines = blocks.iter().flat_map(|block| &block.samples);
+    let (texts, entries) = (lines.clone().count(), lines.filter_map(Sample::in_the_journal).count());
+    assert_eq!(verdict.lines, texts + entries);
+    assert!(verdict.failures > 250, "only {} failures", verdict.failures);
+    verdict.assert_at_most(0);
 }
 
 /// What came of all lines.
@@ -121,17 +147,17 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(cases: &[Case], difference: fn(&Line, &[Found]) -> Option<String>) -> Self {
+    fn of(cases: &[Case], clock: &Clock, difference: fn(&Line, &[Found]) -> Option<String>) -> Self {
         let mut verdict = Self { lines: 0, failures: 0, differing: Vec::new() };
         let mut over_budget = 0;
         for case in cases {
             let filter = case.filter().unwrap_or_else(|error| panic!("{}: {error}", case.name()));
-            let zone = TimeZone::get(ZONE).expect("the zone of fail2ban's tests is installed");
-            let mut context = filter.context(zone, NOW);
+            let zone = TimeZone::get(clock.zone).expect("the zone of fail2ban's tests is installed");
+            let mut context = filter.context(zone, clock.now);
             for line in &case.lines {
                 verdict.lines += 1;
-                let logged = line.journal.then_some(NOW);
-                let ours = filter.failures(&mut context, &line.text, logged, NOW);
+                let logged = line.journal.then_some(clock.now);
+                let ours = filter.failures(&mut context, &line.text, logged, clock.now);
                 let ours: Vec<_> = ours.iter().map(Found::ours).collect();
                 verdict.failures += ours.len();
                 if let Some(difference) = difference(line, &ours) {
@@ -194,18 +220,43 @@ impl Line {
     }
 }
 
-/// What the real fail2ban finds.
+/// What the real fail2ban finds in its own samples.
 fn cases(seed: Option<&str>) -> Vec<Case> {
-    let fail2ban = fail2ban();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filters.py");
-    let output = Command::new("/usr/bin/python3")
-        .env("PYTHONPATH", fail2ban.modules())
-        .env("TZ", ZONE)
-        .arg(script)
-        .arg(fail2ban.config())
-        .args(seed)
-        .output()
-        .expect("python3 is installed");
+    let mut filters = filters_py(&fail2ban().config(), &FAIL2BAN);
+    filters.args(seed);
+    read(filters)
+}
+
+/// What the real fail2ban finds in ours, with the filters of the configuration in `tree`.
+fn given(tree: &Path, blocks: &[Block]) -> Vec<Case> {
+    let mut input = tempfile::tempfile().expect("a temporary file");
+    let line = |sample: &Sample, text: &str, logged: Option<f64>| json!({ "place": sample.place, "text": text, "logged": logged });
+    for block in blocks {
+        let samples = block.samples.iter();
+        let texts: Vec<_> = samples.clone().map(|sample| line(sample, &sample.text, None)).collect();
+        let entries: Vec<_> = samples
+            .filter_map(|sample| Some(line(sample, sample.in_the_journal()?, Some(SAMPLES.now))))
+            .collect();
+        for lines in [texts, entries] {
+            let case = json!({ "filter": block.filter, "now": SAMPLES.now, "lines": lines });
+            writeln!(input, "{case}").expect("a temporary file is writable");
+        }
+    }
+    input.rewind().expect("a file can be rewound");
+    let mut filters = filters_py(tree, &SAMPLES);
+    filters.arg("--given").stdin(input);
+    read(filters)
+}
+
+fn filters_py(config: &Path, clock: &Clock) -> Command {
+    let mut command = Command::new("/usr/bin/python3");
+    command.env("PYTHONPATH", fail2ban().modules()).env("TZ", clock.zone);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filters.py")).arg(config);
+    command
+}
+
+fn read(mut filters: Command) -> Vec<Case> {
+    let output = filters.output().expect("python3 is installed");
     assert!(output.status.success(), "filters.py: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
     text.lines().map(|line| serde_json::from_str(line).expect("filters.py prints cases")).collect()

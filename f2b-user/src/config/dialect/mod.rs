@@ -5,6 +5,8 @@ mod interpolate;
 mod parse;
 mod tree;
 
+use std::path::Path;
+
 use anyhow::Result;
 use indexmap::IndexMap;
 
@@ -14,7 +16,7 @@ pub(crate) use self::{
     parse::{is_space, trim},
     tree::BUILT_IN,
 };
-use self::{interpolate::Scope, parse::File};
+use self::{interpolate::Scope, parse::File, tree::BUILT_IN_DIR};
 
 /// The section that lends its options to every other one.
 pub(crate) const DEFAULT: &str = "DEFAULT";
@@ -27,6 +29,13 @@ pub struct Value {
     pub text: String,
     /// `file:line`, for messages.
     pub place: String,
+}
+
+impl Value {
+    /// Whether it is the built-in tree that says so, and not the user.
+    pub fn is_built_in(&self) -> bool {
+        Path::new(&self.place).starts_with(BUILT_IN_DIR)
+    }
 }
 
 /// Options in the order in which they were first set; the names are in lower case.

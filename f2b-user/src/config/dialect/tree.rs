@@ -20,7 +20,7 @@ use super::{
 
 pub(crate) static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/defaults");
 /// Where the files of the built-in tree are said to be.
-const BUILT_IN_DIR: &str = "(built-in)";
+pub(super) const BUILT_IN_DIR: &str = "(built-in)";
 
 /// How deep files may include files. fail2ban runs into Python's recursion limit, and refuses its configuration.
 const MAX_INCLUDE_DEPTH: usize = 64;
