@@ -4,6 +4,7 @@
 //! that fail2ban refuses; broken jails that it leaves out; `check` and `init`; how long the stock tree takes to load.
 
 mod reference;
+mod samples;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,10 @@ use std::{
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use self::reference::{copy, fail2ban};
+use self::{
+    reference::{copy, fail2ban},
+    samples::all_jails,
+};
 
 const F2B: &str = env!("CARGO_BIN_EXE_f2b");
 const JAILS: &str = include_str!("reference/jails.py");
@@ -147,18 +151,9 @@ fn flat(jail: &Value) -> BTreeMap<String, String> {
     found
 }
 
-/// A `jail.local` that enables every jail of the stock tree; how many there are.
-fn all_jails() -> (String, usize) {
-    let stock = fs::read_to_string(fail2ban().config().join("jail.conf")).expect("it is readable");
-    let names =
-        stock.lines().filter(|line| line.starts_with('[') && !["[DEFAULT]", "[INCLUDES]"].contains(line));
-    let sections: Vec<_> = names.map(|name| format!("{name}\nenabled = true\n")).collect();
-    (sections.concat(), sections.len())
-}
-
 #[test]
 fn the_stock_tree_with_every_jail_is_read_as_fail2ban_reads_it() {
-    let (jail_local, count) = all_jails();
+    let (jail_local, count) = all_jails(&fail2ban().config());
     let logs = "[DEFAULT]\nsyslog_authpriv = @DIR@/log/*.log\nsyslog_mail = @DIR@/log/a.log tail\n";
     let logs =
         [("log/a.log", ""), ("log/b.log", ""), ("paths-overrides.local", logs), ("jail.local", &jail_local)];
@@ -234,10 +229,33 @@ fn the_built_in_tree_is_written_once_and_reads_as_before() {
     assert!(text.ends_with(": 1 jails are enabled and in order, 1 of them can run\n"), "{text}");
 }
 
+/// The built-in tree is in fail2ban's dialect, for those who edit it and for those who go back.
+#[test]
+fn fail2ban_reads_the_built_in_tree_as_f2b_does() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let tree = dir.path().join("f2b");
+    f2b::config::init(&tree).expect("it is written");
+    let (jail_local, count) = all_jails(&tree);
+    for default in ["mode = normal", "backend = auto", "mode = aggressive\nbackend = polling"] {
+        let jail_local = format!("[DEFAULT]\n{default}\n{jail_local}");
+        fs::write(tree.join("jail.local"), jail_local).expect("it is writable");
+        let (jails, values) = compare(default, &tree);
+        assert_eq!(jails, count);
+        println!("built-in tree, {default:?}: {jails} jails, {values} values");
+    }
+    let dump = "import sys\nfrom fail2ban.client.fail2banclient import exec_command_line\n\
+                exec_command_line(['fail2ban-client', '-c', sys.argv[1], '-d'])";
+    let output = fail2ban().python(dump, &[&tree]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let commands = String::from_utf8_lossy(&output.stdout);
+    let started = commands.lines().filter(|command| command.starts_with("['start', ")).count();
+    assert_eq!(started, count, "{commands}");
+}
+
 /// The mark for the release build is 150 ms; this one is not optimised, so that only a blow-up fails.
 #[test]
 fn the_stock_tree_with_every_jail_loads_quickly() {
-    let dir = overlay(&[("jail.local", &all_jails().0)]);
+    let dir = overlay(&[("jail.local", &all_jails(&fail2ban().config()).0)]);
     let start = Instant::now();
     assert!(ours(dir.path()).is_some());
     let time = start.elapsed();

@@ -1,7 +1,10 @@
 """Asks the real fail2ban what its filters find in its own samples.
 
-Run with PYTHONPATH pointing to the unpacked package:  python3 filters.py CONFIG_DIR [SEED… | expressions COUNT]
-With "expressions", the filters have expressions made by chance, and so are the lines. With a seed, the lines of each case are shuffled, doubled, cut and spoiled first, and nothing is expected of them.
+Run with PYTHONPATH pointing to the unpacked package:  python3 filters.py CONFIG_DIR [SEED… | expressions COUNT | --given]
+With seeds, the lines of each case are shuffled, doubled, cut and spoiled first, and nothing is expected of them.
+With "expressions", the filters have expressions made by chance, and so are the lines.
+With --given, the cases come from stdin, one JSON object a line: "filter" with options as in a jail, "now", and "lines"
+of "place", "text" and "logged", the time if the line comes from a journal.
 Prints one JSON object per filter and option set: what the options resolve to, the sample lines in order, and for each
 line what fail2ban's server finds in it ("real") and what the sample says that it should find ("expected").
 """
@@ -17,7 +20,9 @@ import warnings
 
 import fail2ban.tests as tests
 from fail2ban.client.filterreader import FilterReader
+from fail2ban.helpers import extractOptions
 from fail2ban.server.filter import FileContainer, Filter
+from fail2ban.server.mytime import MyTime
 from fail2ban.tests.utils import TEST_NOW, setUpMyTime
 
 DIRECTIVE = re.compile(r"^#+ ?(failJSON|fileOptions|filterOptions|addFILE):(.+)$")
@@ -66,10 +71,12 @@ class Case:
             self.real.setDatePattern(value)
             self.out["datepattern"] = value
 
-    def line(self, place, line, expected):
-        journal = self.options.get("logtype") == "journal"
+    def line(self, place, line, expected, logged=None):
+        if self.options.get("logtype") == "journal":
+            logged = TEST_NOW
+        journal = logged is not None
         try:
-            found = self.real.processLine(("", "2005-08-14T10:00:00", line), TEST_NOW) if journal \
+            found = self.real.processLine(("", "2005-08-14T10:00:00", line), logged) if journal \
                 else self.real.processLine(line)
         except Exception as error:  # the server logs it and goes on with the next line
             found, place = [], "%s (%r)" % (place, error)
@@ -300,11 +307,26 @@ def made(seed):
     return case.out
 
 
+def given(basedir):
+    for text in sys.stdin:
+        wanted = json.loads(text)
+        MyTime.setTime(wanted["now"])
+        name, options = extractOptions(wanted["filter"])
+        case = Case(name, basedir, options or {})
+        for line in wanted["lines"]:
+            case.line(line["place"], line["text"], None, line["logged"])
+        yield case
+
+
 def main():
     logging.disable(logging.CRITICAL)
     setUpMyTime()
     config = sys.argv[1]
     seeds = sys.argv[2:]
+    if seeds[:1] == ["--given"]:
+        for case in given(config):
+            print(json.dumps(case.out))
+        return
     if seeds[:1] == ["expressions"]:
         for number in range(int(seeds[1])):
             print(json.dumps(made(str(number))))

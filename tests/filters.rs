@@ -1,14 +1,15 @@
 //! Our engine against the real fail2ban: every stock filter, with every set of options that its samples name, must find
-//! the same in every sample line.
+//! the same in every sample line; and so must the built-in filters in theirs.
 //!
 //! Debian's package is unpacked into the target directory, never into the repository. `tests/filters.py` lets the real
 //! classes resolve the filters and read the samples; here the same lines go through ours.
 
 #[path = "reference/mod.rs"]
 mod reference;
+mod samples;
 
 use std::{
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Seek as _, Write as _},
     net::IpAddr,
     path::Path,
     process::{Command, Stdio},
@@ -17,17 +18,27 @@ use std::{
 use f2b::filter::{Failure, Filter, FilterSettings};
 use jiff::tz::TimeZone;
 use reference::fail2ban;
+use samples::{Block, Sample};
 use serde::Deserialize;
+use serde_json::json;
 
 /// What fail2ban's own tests take for now, and the zone they are in.
-const NOW: f64 = 1_124_013_600.0;
-const ZONE: &str = "Europe/Zurich";
+const FAIL2BAN: Clock = Clock { now: 1_124_013_600.0, zone: "Europe/Zurich" };
+/// And ours.
+const SAMPLES: Clock = Clock { now: samples::NOW, zone: "UTC" };
 /// The seeds of the spoiled lines, from 1; `cargo xtask soak` sets the variable.
 const SEEDS: u32 = 2;
 const SEEDS_VARIABLE: &str = "F2B_SOAK_SEEDS";
 /// How many expressions are made by chance.
 const EXPRESSIONS: u32 = 2000;
 const EXPRESSIONS_VARIABLE: &str = "F2B_SOAK_EXPRESSIONS";
+
+/// When and where the samples are read.
+struct Clock {
+    /// Seconds since 1970.
+    now: f64,
+    zone: &'static str,
+}
 
 /// A filter with a set of options, as the real fail2ban resolves it, and what it finds.
 #[derive(Deserialize)]
@@ -111,9 +122,7 @@ impl Case {
 
 #[test]
 fn every_stock_filter_finds_what_fail2ban_finds_in_its_samples() {
-    let mut verdict = Verdict::default();
-    cases(&[]).for_each(|case| verdict.add(&case, Line::difference));
-    verdict.report();
+    let verdict = Verdict::of(cases(&[]), &FAIL2BAN, Line::difference);
     assert!(verdict.lines > 1000 && verdict.failures > 500, "the samples are not all there");
     verdict.assert_equal();
 }
@@ -122,18 +131,28 @@ fn every_stock_filter_finds_what_fail2ban_finds_in_its_samples() {
 fn spoiled_lines_make_no_difference() {
     let seeds = std::env::var(SEEDS_VARIABLE).map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
     let seeds: Vec<_> = (1..=seeds).map(|seed| seed.to_string()).collect();
-    let mut verdict = Verdict::default();
-    cases(&seeds).for_each(|case| verdict.add(&case, Line::difference_to_real));
-    verdict.report();
-    verdict.assert_equal();
+    Verdict::of(cases(&seeds), &FAIL2BAN, Line::difference_to_real).assert_equal();
 }
 
 #[test]
 fn expressions_mean_what_they_mean_in_python() {
     let count = std::env::var(EXPRESSIONS_VARIABLE).unwrap_or_else(|_| EXPRESSIONS.to_string());
-    let mut verdict = Verdict::default();
-    cases(&["expressions".into(), count]).for_each(|case| verdict.add(&case, Line::difference_to_real));
-    verdict.report();
+    let cases = cases(&["expressions".into(), count]);
+    Verdict::of(cases, &FAIL2BAN, Line::difference_to_real).assert_equal();
+}
+
+/// The built-in filters are in fail2ban's dialect: laid out for editing, they mean there what they mean here.
+#[test]
+fn the_built_in_filters_find_the_same_in_fail2ban() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let tree = dir.path().join("f2b");
+    f2b::config::init(&tree).expect("the built-in tree can be written");
+    let blocks = samples::all();
+    let verdict = Verdict::of(given(&tree, &blocks), &SAMPLES, Line::difference_to_real);
+    let lines = blocks.iter().flat_map(|block| &block.samples);
+    let (texts, entries) = (lines.clone().count(), lines.filter_map(Sample::in_the_journal).count());
+    assert_eq!(verdict.lines, texts + entries);
+    assert!(verdict.failures > 250, "only {} failures", verdict.failures);
     verdict.assert_equal();
 }
 
@@ -152,7 +171,18 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn add(&mut self, case: &Case, difference: fn(&Line, &[Found]) -> Option<String>) {
+    fn of(
+        cases: impl Iterator<Item = Case>,
+        clock: &Clock,
+        difference: fn(&Line, &[Found]) -> Option<String>,
+    ) -> Self {
+        let mut verdict = Self::default();
+        cases.for_each(|case| verdict.add(&case, clock, difference));
+        verdict.report();
+        verdict
+    }
+
+    fn add(&mut self, case: &Case, clock: &Clock, difference: fn(&Line, &[Found]) -> Option<String>) {
         self.filters += 1;
         let filter = match (case.filter(), &case.refused) {
             (Ok(filter), None) => filter,
@@ -172,12 +202,12 @@ impl Verdict {
                 ));
             }
         };
-        let zone = TimeZone::get(ZONE).expect("the zone of fail2ban's tests is installed");
-        let mut context = filter.context(zone, NOW);
+        let zone = TimeZone::get(clock.zone).expect("the zone of fail2ban's tests is installed");
+        let mut context = filter.context(zone, clock.now);
         for line in &case.lines {
             self.lines += 1;
-            let logged = line.journal.then_some(NOW);
-            let ours = filter.failures(&mut context, &line.text, logged, NOW);
+            let logged = line.journal.then_some(clock.now);
+            let ours = filter.failures(&mut context, &line.text, logged, clock.now);
             let ours: Vec<_> = ours.iter().map(Found::ours).collect();
             self.failures += ours.len();
             self.undecided += usize::from(line.undecided);
@@ -250,18 +280,43 @@ impl Line {
 }
 
 /// What the real fail2ban finds: in its samples, or in the lines that it makes of them with each seed.
-fn cases(seeds: &[String]) -> impl Iterator<Item = Case> {
-    let fail2ban = fail2ban();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filters.py");
-    let mut python = Command::new("/usr/bin/python3")
-        .env("PYTHONPATH", fail2ban.modules())
-        .env("TZ", ZONE)
-        .arg(script)
-        .arg(fail2ban.config())
-        .args(seeds)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 is installed");
+fn cases(arguments: &[String]) -> impl Iterator<Item = Case> {
+    let mut filters = filters_py(&fail2ban().config(), &FAIL2BAN);
+    filters.args(arguments);
+    read(filters)
+}
+
+/// What the real fail2ban finds in ours, with the filters of the configuration in `tree`.
+fn given(tree: &Path, blocks: &[Block]) -> impl Iterator<Item = Case> {
+    let mut input = tempfile::tempfile().expect("a temporary file");
+    let line = |sample: &Sample, text: &str, logged: Option<f64>| json!({ "place": sample.place, "text": text, "logged": logged });
+    for block in blocks {
+        let samples = block.samples.iter();
+        let texts: Vec<_> = samples.clone().map(|sample| line(sample, &sample.text, None)).collect();
+        let entries: Vec<_> = samples
+            .filter_map(|sample| Some(line(sample, sample.in_the_journal()?, Some(SAMPLES.now))))
+            .collect();
+        for lines in [texts, entries] {
+            let case = json!({ "filter": block.filter, "now": SAMPLES.now, "lines": lines });
+            writeln!(input, "{case}").expect("a temporary file is writable");
+        }
+    }
+    input.rewind().expect("a file can be rewound");
+    let mut filters = filters_py(tree, &SAMPLES);
+    filters.arg("--given").stdin(input);
+    read(filters)
+}
+
+fn filters_py(config: &Path, clock: &Clock) -> Command {
+    let mut command = Command::new("/usr/bin/python3");
+    command.env("PYTHONPATH", fail2ban().modules()).env("TZ", clock.zone);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/filters.py")).arg(config);
+    command
+}
+
+/// The cases, one by one as they come.
+fn read(mut filters: Command) -> impl Iterator<Item = Case> {
+    let mut python = filters.stdout(Stdio::piped()).spawn().expect("python3 is installed");
     let mut lines = BufReader::new(python.stdout.take().expect("it is piped")).lines();
     std::iter::from_fn(move || {
         let Some(line) = lines.next() else {

@@ -403,7 +403,7 @@ fn settings(jail: &JailOptions) -> Result<JailSettings> {
 fn without_effect(reader: &JailReader<'_>, jail: &str) -> Vec<String> {
     let written = reader.written(jail).into_iter().chain(reader.written(DEFAULT));
     written
-        .filter(|(option, _)| NOT_YET.contains(&option.as_str()))
+        .filter(|(option, value)| NOT_YET.contains(&option.as_str()) && !value.is_built_in())
         .map(|(option, value)| format!("jail {jail}: {}: {option} has no effect yet", value.place))
         .collect()
 }

@@ -1,6 +1,8 @@
 //! Values, and where each of their lines is written.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
+
+use super::files::BUILT_IN_DIR;
 
 /// Where something is written, for messages: `file:line`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,6 +48,11 @@ impl Value {
         let text = text.into();
         let lines = vec![place.clone(); line_count(&text)];
         Self { text, place: place.clone(), lines }
+    }
+
+    /// Whether it is the built-in tree that says so, and not the user.
+    pub fn is_built_in(&self) -> bool {
+        Path::new(&*self.place.file).starts_with(BUILT_IN_DIR)
     }
 
     /// The lines that are not empty, a value each.

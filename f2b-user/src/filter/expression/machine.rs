@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 
-use memchr::memrchr;
+use memchr::{memmem, memrchr};
 use smallvec::SmallVec;
 
 use super::{
@@ -112,6 +112,14 @@ enum Memory {
     On,
 }
 
+/// What a run is made of.
+#[derive(Clone, Copy)]
+struct Run<'p> {
+    set: &'p CharSet,
+    /// It stops before this text.
+    unless: Option<&'p [u8]>,
+}
+
 struct Machine<'a> {
     program: &'a Program,
     /// UTF-8.
@@ -182,8 +190,9 @@ impl Machine<'_> {
             let next = match &self.program.steps[step] {
                 Step::Text(text) => self.has_text(text, at).then(|| (step + 1, at + text.len())),
                 Step::One(set) => self.one(&self.program.sets[*set], at).map(|after| (step + 1, after)),
-                Step::Run { set, min, max, kind, next, .. } => {
-                    self.begin_run(step, at, &self.program.sets[*set], (*min, *max), *kind, *next)
+                Step::Run { set, min, max, kind, next, unless, .. } => {
+                    let run = Run { set: &self.program.sets[*set], unless: unless.as_deref() };
+                    self.begin_run(step, at, run, (*min, *max), *kind, *next)
                 }
 
                 Step::Split { first, second, begins } => {
@@ -315,14 +324,14 @@ impl Machine<'_> {
         &mut self,
         step: usize,
         at: usize,
-        set: &CharSet,
+        run: Run<'_>,
         (min, max): (u32, u32),
         kind: Repetition,
         next: Begins,
     ) -> Option<(usize, usize)> {
         let mut floor = at;
         for _ in 0..min {
-            floor = self.one(set, floor)?;
+            floor = self.one_of(run, floor)?;
         }
         if kind != Repetition::Possessive && self.has_failed(step, floor) {
             return None;
@@ -338,17 +347,17 @@ impl Machine<'_> {
         }
         let mut end = floor;
         if max == u32::MAX && (self.memory != Memory::On || kind == Repetition::Possessive) {
-            end = set.run(self.text, floor);
+            end = self.longest(run, floor);
         } else if max == u32::MAX {
             // Where a run without end has begun before and failed, all stops behind have failed as well.
-            while let Some(after) = self.one(set, end)
+            while let Some(after) = self.one_of(run, end)
                 && !self.has_failed(step, after)
             {
                 end = after;
             }
         } else {
             for _ in min..max {
-                match self.one(set, end) {
+                match self.one_of(run, end) {
                     Some(after) => end = after,
                     None => break,
                 }
@@ -390,11 +399,12 @@ impl Machine<'_> {
 
     /// The next longer end of a lazy run behind which the program may go on.
     fn grow(&mut self, step: usize, begin: usize, mut left: u32) -> Option<usize> {
-        let Step::Run { set, max, next, .. } = self.program.steps[step] else { return None };
-        let set = &self.program.sets[set];
+        let Step::Run { set, max, next, unless, .. } = &self.program.steps[step] else { return None };
+        let (max, next) = (*max, *next);
+        let run = Run { set: &self.program.sets[*set], unless: unless.as_deref() };
         let mut at = begin;
         while left > 0
-            && let Some(after) = self.one(set, at)
+            && let Some(after) = self.one_of(run, at)
         {
             at = after;
             if max == u32::MAX {
@@ -454,6 +464,22 @@ impl Machine<'_> {
         }
         let c = self.character(at)?;
         set.has(c).then(|| at + c.len_utf8())
+    }
+
+    /// The same for a character of a run.
+    #[inline]
+    fn one_of(&self, run: Run<'_>, at: usize) -> Option<usize> {
+        let stops = run.unless.is_some_and(|text| self.has_text(text, at));
+        if stops { None } else { self.one(run.set, at) }
+    }
+
+    /// Where the longest run from `at` ends.
+    fn longest(&self, run: Run<'_>, at: usize) -> usize {
+        let end = run.set.run(self.text, at);
+        let Some(text) = run.unless else { return end };
+        // The text may begin inside of the run and end behind it.
+        let searched = &self.text[at..(end + text.len()).min(self.text.len())];
+        memmem::find(searched, text).map_or(end, |found| end.min(at + found))
     }
 
     /// Most texts are short and differ in the first byte: not worth a call to compare memory.

@@ -1,10 +1,10 @@
 //! One expression, compiled and searched for with Python's verdict; and many at once, for candidates.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 use compact_str::CompactString;
-use regex_automata::{Input, PatternSet, meta, util::syntax::Config as Syntax};
+use regex_automata::{Input, MatchKind, PatternSet, meta, util::syntax::Config as Syntax};
 
 use super::{
     candidate::{candidate, candidate_within, find_group},
@@ -172,21 +172,24 @@ impl Candidate {
 /// Many expressions in one automaton.
 #[derive(Debug)]
 pub(in crate::filter) struct Set {
-    /// `None` if they do not fit into one.
-    automaton: Option<meta::Regex>,
-    /// All can only match at the text's begin, so that the first one found is the first of the list.
-    is_anchored: bool,
-    /// What the automaton's patterns are: every way of every expression, in order.
+    /// Tells the first that may match, if all can only match at the text's begin.
+    first: Option<meta::Regex>,
+    /// Tells all that may match; made when it is asked. `None` if they do not fit into one.
+    all: OnceLock<Option<meta::Regex>>,
+    /// What they are made of: every way of every expression, in order.
+    texts: Vec<String>,
     ways: Vec<Candidate>,
+    /// How many expressions there are.
     len: usize,
 }
 
 impl Set {
     pub(in crate::filter) fn new<'p>(patterns: impl IntoIterator<Item = &'p Pattern>) -> Self {
-        let patterns: Vec<_> = patterns.into_iter().collect();
-        let is_anchored = patterns.iter().all(|pattern| program::is_anchored(&pattern.node));
-        Self::of(patterns.iter().map(|pattern| &pattern.node), is_anchored, |way| Some(candidate(way)))
-            .unwrap_or(Self { automaton: None, is_anchored: false, ways: Vec::new(), len: patterns.len() })
+        let nodes: Vec<_> = patterns.into_iter().map(|pattern| &pattern.node).collect();
+        let is_anchored = nodes.iter().all(|node| program::is_anchored(node));
+        let ways = nodes.iter().enumerate().flat_map(|(index, node)| numbered_ways(index, node));
+        let (ways, texts) = ways.map(|(way, node)| (way, candidate(&node))).unzip();
+        Self::of(texts, ways, nodes.len(), is_anchored)
     }
 
     /// Of expressions that are shown what the group `content` of `outer` matched, for whole lines. `None` if whole
@@ -196,48 +199,53 @@ impl Set {
         if program::may_be_empty(find_group(&outer.node, content)?) {
             return None;
         }
-        let nodes = patterns.iter().map(|pattern| &pattern.node);
-        let is_anchored = program::is_anchored(&outer.node);
-        Self::of(nodes, is_anchored, |way| candidate_within(&outer.node, content, way))
+        let ways =
+            patterns.iter().enumerate().flat_map(|(index, pattern)| numbered_ways(index, &pattern.node));
+        let texts = ways.map(|(way, node)| Some((way, candidate_within(&outer.node, content, &node)?)));
+        let (ways, texts) = texts.collect::<Option<Vec<_>>>()?.into_iter().unzip();
+        Some(Self::of(texts, ways, patterns.len(), program::is_anchored(&outer.node)))
     }
 
-    fn of<'p>(
-        nodes: impl Iterator<Item = &'p Node>,
-        is_anchored: bool,
-        candidate: impl Fn(&Node) -> Option<String>,
-    ) -> Option<Self> {
-        let (mut ways, mut texts, mut len) = (Vec::new(), Vec::new(), 0);
-        for (index, node) in nodes.enumerate() {
-            len += 1;
-            for (first_way, way) in (0..).zip(ways_of(node)) {
-                ways.push(Candidate { index, first_way });
-                texts.push(candidate(&way)?);
-            }
-        }
-        let automaton = meta::Regex::builder()
-            .syntax(Syntax::new().unicode(false).utf8(false))
-            .configure(meta::Regex::config().utf8_empty(false).nfa_size_limit(Some(SIZE_LIMIT)))
-            .build_many(&texts);
-        Some(Self { automaton: Some(automaton.ok()?), is_anchored, ways, len })
+    fn of(texts: Vec<String>, ways: Vec<Candidate>, len: usize, is_anchored: bool) -> Self {
+        let first = if is_anchored { automaton(&texts, MatchKind::LeftmostFirst) } else { None };
+        Self { first, all: OnceLock::new(), texts, ways, len }
     }
 
     /// The first of the list that may match `text`, or one that is no later than the first.
     pub(in crate::filter) fn first(&self, text: &str) -> Option<Candidate> {
-        let Some(automaton) = &self.automaton else { return Some(Candidate::plain(0)) };
         // To find one takes a fraction of the time that it takes to find all, and it is nearly always the one.
-        let way = automaton.search_half(&Input::new(text))?.pattern().as_usize();
-        Some(if self.is_anchored { self.ways[way] } else { Candidate::plain(0) })
+        if let Some(first) = &self.first {
+            return Some(self.ways[first.search_half(&Input::new(text))?.pattern().as_usize()]);
+        }
+        let may_match = self.automaton().is_none_or(|automaton| automaton.is_match(text));
+        may_match.then_some(Candidate::plain(0))
     }
 
     /// All that may match `text`, in order.
     pub(in crate::filter) fn all(&self, text: &str) -> Vec<Candidate> {
-        let Some(automaton) = &self.automaton else { return (0..self.len).map(Candidate::plain).collect() };
+        let Some(automaton) = self.automaton() else { return (0..self.len).map(Candidate::plain).collect() };
         let mut found = PatternSet::new(self.ways.len());
         automaton.which_overlapping_matches(&Input::new(text), &mut found);
         let mut candidates: Vec<_> = found.iter().map(|way| self.ways[way.as_usize()]).collect();
         candidates.dedup_by_key(|candidate| candidate.index);
         candidates
     }
+
+    fn automaton(&self) -> Option<&meta::Regex> {
+        self.all.get_or_init(|| automaton(&self.texts, MatchKind::All)).as_ref()
+    }
+}
+
+/// The ways of an expression, numbered.
+fn numbered_ways(index: usize, node: &Node) -> impl Iterator<Item = (Candidate, Node)> + use<> {
+    (0..).zip(ways_of(node)).map(move |(first_way, node)| (Candidate { index, first_way }, node))
+}
+
+/// `None` if it would be too large.
+fn automaton(texts: &[String], kind: MatchKind) -> Option<meta::Regex> {
+    let config = meta::Regex::config().utf8_empty(false).match_kind(kind).nfa_size_limit(Some(SIZE_LIMIT));
+    let syntax = Syntax::new().unicode(false).utf8(false);
+    meta::Regex::builder().syntax(syntax).configure(config).build_many(texts).ok()
 }
 
 /// The expressions that are worth running, one after the other.

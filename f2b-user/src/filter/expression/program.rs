@@ -48,6 +48,8 @@ pub(super) enum Step {
         next_byte: Option<u8>,
         /// What can come behind the one character that follows, if it is one.
         after_next: Begins,
+        /// It stops before this text: `(?:(?!text).)*`.
+        unless: Option<Box<[u8]>>,
     },
     /// Goes on at `first`, and if that fails at `second`.
     Split {
@@ -268,11 +270,13 @@ impl Compiler {
     }
 
     fn repeat(&mut self, node: &Node, min: u32, max: Option<u32>, kind: Repetition) -> Result<()> {
-        if let Node::Class(class) = node {
+        if let Some((class, unless)) = run_of(node)
+            && (unless.is_none() || max.is_none())
+        {
             let set = self.set(class);
             let (max, next) = (max.unwrap_or(u32::MAX), Begins::ANYTHING);
             return self
-                .emit(Step::Run { set, min, max, kind, next, next_byte: None, after_next: next })
+                .emit(Step::Run { set, min, max, kind, next, next_byte: None, after_next: next, unless })
                 .map(drop);
         }
         if kind == Repetition::Possessive {
@@ -406,6 +410,24 @@ fn choice(kind: Repetition, body: usize, end: usize) -> Step {
     match kind {
         Repetition::Lazy => split_into(end, body),
         Repetition::Greedy | Repetition::Possessive => split_into(body, end),
+    }
+}
+
+/// The class that a repetition of `node` is a run of, and the text before which it stops.
+fn run_of(node: &Node) -> Option<(&Class, Option<Box<[u8]>>)> {
+    match node {
+        Node::Class(class) => Some((class, None)),
+        Node::Concat(nodes) => match &nodes[..] {
+            [Node::Look { behind: false, negative: true, node }, Node::Class(class)] => {
+                let Node::Concat(text) = &**node else { return None };
+                let character =
+                    |node: &Node| if let Node::Class(class) = node { single(class) } else { None };
+                let text = text.iter().map(character).collect::<Option<String>>()?;
+                Some((class, Some(text.into_bytes().into())))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
