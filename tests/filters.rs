@@ -280,14 +280,14 @@ impl Line {
 }
 
 /// What the real fail2ban finds: in its samples, or in the lines that it makes of them with each seed.
-fn cases(arguments: &[String]) -> impl Iterator<Item = Case> {
+fn cases(arguments: &[String]) -> impl Iterator<Item = Case> + use<> {
     let mut filters = filters_py(&fail2ban().config(), &FAIL2BAN);
     filters.args(arguments);
     read(filters)
 }
 
 /// What the real fail2ban finds in ours, with the filters of the configuration in `tree`.
-fn given(tree: &Path, blocks: &[Block]) -> impl Iterator<Item = Case> {
+fn given(tree: &Path, blocks: &[Block]) -> impl Iterator<Item = Case> + use<> {
     let mut input = tempfile::tempfile().expect("a temporary file");
     let line = |sample: &Sample, text: &str, logged: Option<f64>| json!({ "place": sample.place, "text": text, "logged": logged });
     for block in blocks {

@@ -10,8 +10,11 @@ use crate::{
     filter::{self, Filter, FilterSettings},
 };
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// The targets by their name.
-pub const TARGETS: [(&str, fn(&[u8])); 4] =
+pub const TARGETS: [(&str, Target); 4] =
     [("config", config), ("date", date), ("expression", expression), ("filter", filter)];
 
 /// 2023-11-14 22:13:20 UTC.
