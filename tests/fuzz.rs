@@ -2,6 +2,8 @@
 //! fixed number of inputs made of those by chance. Needs no nightly compiler, so that it runs everywhere;
 //! `cargo xtask fuzz` is the long form, with coverage to guide it.
 
+#![expect(clippy::print_stdout, reason = "it is shown when the test fails")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
