@@ -421,7 +421,9 @@ impl Expressions {
                 // Only the next expression needs them again.
                 let mut all = if tries_all { common.clone() } else { std::mem::take(&mut common) };
                 all.update(groups(&found));
-                if let Some(conclusion) = self.conclude(context, all, &unmatched.matched, now, witness.wants_all()) {
+                if let Some(conclusion) =
+                    self.conclude(context, all, &unmatched.matched, now, witness.wants_all())
+                {
                     let line = context.line;
                     let found = Found { failregex: index, captured: &found, text: &buffer, line, time };
                     witness.matched(found, conclusion);

@@ -390,7 +390,9 @@ impl Worker {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Files {
     /// The machine's, with the flags of `sd_journal_open`.
-    Machine { flags: i32 },
+    Machine {
+        flags: i32,
+    },
     /// Those in a directory.
     Directory(PathBuf),
     These(Vec<PathBuf>),

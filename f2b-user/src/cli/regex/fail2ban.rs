@@ -154,9 +154,8 @@ impl Arguments {
             ("ignored", self.options.print_no_ignored, self.options.print_all_ignored),
         ] {
             if no && all {
-                objections.push(format!(
-                    "ERROR: --print-no-{kind} and --print-all-{kind} are mutually exclusive."
-                ));
+                objections
+                    .push(format!("ERROR: --print-no-{kind} and --print-all-{kind} are mutually exclusive."));
             }
         }
         if !(2..=3).contains(&self.arguments.len()) {
@@ -264,9 +263,7 @@ impl<W: Write> Face<W> {
         options: &Options,
     ) -> Result<Rules, End> {
         let named = Named::new(text, config).map_err(|error| {
-            End::Told(format!(
-                "ERROR: Wrong filter name or options: {error}\n       while parsing: {text}"
-            ))
+            End::Told(format!("ERROR: Wrong filter name or options: {error}\n       while parsing: {text}"))
         })?;
         let given = match &named {
             Named::Expression(expression) => {
@@ -439,8 +436,19 @@ fn quoted(text: &str) -> String {
 
 fn check_log_level(level: Option<&str>) -> Result<()> {
     const LEVELS: [&str; 13] = [
-        "critical", "error", "warning", "warn", "notice", "info", "debug", "heavydebug", "tracedebug", "msg",
-        "notset", "fatal", "",
+        "critical",
+        "error",
+        "warning",
+        "warn",
+        "notice",
+        "info",
+        "debug",
+        "heavydebug",
+        "tracedebug",
+        "msg",
+        "notset",
+        "fatal",
+        "",
     ];
     let Some(level) = level else { return Ok(()) };
     let known = LEVELS.contains(&level.to_lowercase().as_str()) || level.parse::<i64>().is_ok();

@@ -86,7 +86,9 @@ fn journal_files(options: &[(String, String)]) -> Result<Files> {
                 let flags = value.parse().with_context(|| format!("journalflags={value} is no number"))?;
                 Files::Machine { flags }
             }
-            other => bail!("{other}= is no option of systemd-journal; use journalpath, journalfiles or journalflags"),
+            other => bail!(
+                "{other}= is no option of systemd-journal; use journalpath, journalfiles or journalflags"
+            ),
         };
     }
     Ok(files)

@@ -72,7 +72,8 @@ impl Command {
         }
         let rules = named.read(log.is_journal()).with_context(|| format!("filter {}", self.filter))?;
         let settings = self.settings(rules.settings)?;
-        let filter = Filter::new(&settings).map_err(point_at).with_context(|| format!("filter {}", self.filter))?;
+        let filter =
+            Filter::new(&settings).map_err(point_at).with_context(|| format!("filter {}", self.filter))?;
         let maxlines = filter.maxlines();
         // The agent stops at the first expression that matches: this shows what it will find.
         let mut session = Session::new(filter, self.zone()?, now, Breadth::First);

@@ -170,7 +170,9 @@ fn data<'a>(failure: &'a Charged<'_>) -> Vec<(&'a str, Value<'a>)> {
     let found = failure.found;
     let is_tuple = |name: &str| {
         let parts = found.groups.iter().filter_map(|(part, _)| part.strip_prefix("tuple_"));
-        parts.map(|part| part.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_')).any(|part| part == name)
+        parts
+            .map(|part| part.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_'))
+            .any(|part| part == name)
     };
     let value = |(name, value): &'a (String, Option<String>)| {
         let value = match value {

@@ -93,7 +93,11 @@ impl<'a> Report<'a> {
             shown: 0,
             addresses: HashSet::new(),
             context: Kind::new("Context, no failure by itself", options.ignored(), "--print-all-ignored"),
-            unresolved: Kind::new("Matched, but the host has no address", options.missed(), "--print-all-missed"),
+            unresolved: Kind::new(
+                "Matched, but the host has no address",
+                options.missed(),
+                "--print-all-missed",
+            ),
             ignored: Kind::new("Ignored", options.ignored(), "--print-all-ignored"),
             missed: Kind::new("Missed", options.missed(), "--print-all-missed"),
             hits: vec![0; settings.failregex.len()],
@@ -113,7 +117,8 @@ impl<'a> Report<'a> {
             Named::Expression(_) => "the expression given".into(),
         };
         let log = printable(log.lines().next().unwrap_or_default());
-        writeln!(self.out, "{TITLE}Log{TITLE:#}     {log}\n{TITLE}Filter{TITLE:#}  {filter}\n").context(WRITING)
+        writeln!(self.out, "{TITLE}Log{TITLE:#}     {log}\n{TITLE}Filter{TITLE:#}  {filter}\n")
+            .context(WRITING)
     }
 
     /// Counts a line that is not judged.
@@ -194,10 +199,11 @@ impl<'a> Report<'a> {
 
     /// A line with one part marked: by its colour, or by a line below.
     fn marked(&mut self, number: u64, text: &str, range: Range<usize>) -> io::Result<()> {
-        let [before, part, after] = match (text.get(..range.start), text.get(range.clone()), text.get(range.end..)) {
-            (Some(before), Some(part), Some(after)) => [before, part, after].map(printable),
-            _ => [printable(text), String::new(), String::new()],
-        };
+        let [before, part, after] =
+            match (text.get(..range.start), text.get(range.clone()), text.get(range.end..)) {
+                (Some(before), Some(part), Some(after)) => [before, part, after].map(printable),
+                _ => [printable(text), String::new(), String::new()],
+            };
         writeln!(self.out, "{number:>6}  {before}{MATCH}{part}{MATCH:#}{after}")?;
         if !self.has_colour && !part.is_empty() {
             let (indent, width) = (before.chars().count(), part.chars().count());

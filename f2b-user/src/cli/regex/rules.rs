@@ -101,7 +101,9 @@ pub(super) fn no_such_filter(text: &str, config: Option<&Path>) -> Result<()> {
     let names = config::filter_names(config);
     let mut near: Vec<(f64, &String)> =
         names.iter().map(|known| (strsim::jaro_winkler(name, known), known)).collect();
-    near.retain(|(similarity, known)| *similarity > 0.8 || known.contains(name) || name.contains(known.as_str()));
+    near.retain(|(similarity, known)| {
+        *similarity > 0.8 || known.contains(name) || name.contains(known.as_str())
+    });
     near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     let near: Vec<&str> = near.iter().take(5).map(|(_, known)| known.as_str()).collect();
     let place = config.or(config::default_dir());

@@ -43,7 +43,8 @@ impl Session {
     pub(super) fn charged<'a>(&mut self, judgement: &'a Judgement) -> Vec<Charged<'a>> {
         let mut charged = Vec::new();
         for found in &judgement.matches {
-            let is_context = found.nofail && found.groups.iter().any(|(name, id)| name == "mlfid" && id.is_some());
+            let is_context =
+                found.nofail && found.groups.iter().any(|(name, id)| name == "mlfid" && id.is_some());
             if self.breadth == Breadth::First && is_context {
                 continue;
             }

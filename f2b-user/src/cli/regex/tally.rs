@@ -57,8 +57,7 @@ impl<'a> Tally<'a> {
         maxlines: Option<usize>,
         log: &Log,
     ) -> Self {
-        let kind =
-            |name, shown| Kind { name, shown, count: 0, lines: Vec::new(), for_debuggex: Vec::new() };
+        let kind = |name, shown| Kind { name, shown, count: 0, lines: Vec::new(), for_debuggex: Vec::new() };
         let matched = if options.print_all_matched { Shown::All } else { Shown::Nothing };
         let expressions = |texts: &[String]| {
             texts.iter().map(|text| Expression { text: text.clone(), hits: 0, found: Vec::new() }).collect()
@@ -128,8 +127,7 @@ impl<'a> Tally<'a> {
         if let (false, Some(line)) = (for_debuggex.is_empty(), &judgement.line) {
             for_debuggex.push(line.without_date().to_owned());
         }
-        let for_debuggex =
-            if for_debuggex.is_empty() { whole.clone() } else { for_debuggex.join("\n") };
+        let for_debuggex = if for_debuggex.is_empty() { whole.clone() } else { for_debuggex.join("\n") };
         let kind = match (is_ignored, failures) {
             (true, _) => &mut self.ignored,
             (false, 0) => &mut self.missed,
@@ -150,9 +148,9 @@ impl<'a> Tally<'a> {
         if self.verbose && self.prefix_groups.len() <= self.few {
             let dict = || {
                 let groups = groups.iter();
-                python::repr_dict(groups.map(|(name, value)| {
-                    (name.as_str(), python::repr_optional(value.as_deref()))
-                }))
+                python::repr_dict(
+                    groups.map(|(name, value)| (name.as_str(), python::repr_optional(value.as_deref()))),
+                )
             };
             self.prefix_groups.push(if self.prefix_groups.len() < self.few { dict() } else { "...".into() });
         }
