@@ -161,7 +161,7 @@ pub(super) trait Witness {
         Breadth::First
     }
 
-    /// Whether matches that are no failures by themselves are told, too.
+    /// Whether everything is told: also of lines and matches that are no failures by themselves.
     fn wants_all(&self) -> bool {
         false
     }

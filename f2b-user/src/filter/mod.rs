@@ -147,6 +147,8 @@ struct Expressions {
     prefregex_python: Option<String>,
     failregex: Vec<Pattern>,
     any_failregex: Set,
+    /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them.
+    any_in_line: Option<Set>,
     ignoreregex: Vec<Pattern>,
     maxlines: usize,
     datepattern: String,
@@ -202,6 +204,7 @@ impl Filter {
         }
         Ok(Self {
             inner: Arc::new(Expressions {
+                any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, "content", &failregex)),
                 prefregex_python: prefregex.as_ref().map(|_| tags::python(&settings.prefregex, names)),
                 prefregex,
                 any_failregex: Set::new(&failregex),
@@ -380,6 +383,10 @@ impl Expressions {
         let lines = context.buffer.clone();
         let mut buffer = joined(&lines);
 
+        let hopeless = |set: &Set| set.candidates(&buffer).is_empty();
+        if !multiline && !witness.wants_all() && self.any_in_line.as_ref().is_some_and(hopeless) {
+            return Ok(());
+        }
         // With few of them, it is cheaper to ask first.
         if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer, witness)? {
             return Ok(());

@@ -152,8 +152,13 @@ impl Template {
 
     /// Where `text` has such a date, at `from` or later. A search that goes over its budget finds none.
     pub(super) fn search<'t>(&self, text: &'t str, from: usize) -> Option<Captured<'t>> {
+        self.compiled()?.search_from(text, from).ok()?
+    }
+
+    /// What searches for it; `None` if it does not compile.
+    pub(super) fn compiled(&self) -> Option<&Pattern> {
         let compile = || Pattern::bounded(&self.expression, self.bounds.0, self.bounds.1).ok();
-        self.compiled.get_or_init(compile).as_ref()?.search_from(text, from).ok()?
+        self.compiled.get_or_init(compile).as_ref()
     }
 
     /// Whether the date in `line` tells its zone: then its time is one of whole seconds to fail2ban.

@@ -98,6 +98,8 @@ pub(super) struct Expression {
     pub(super) node: Node,
     /// The named groups and their numbers, in the order of their numbers.
     pub(super) names: Vec<(String, usize)>,
+    /// How many groups there are, with and without names.
+    pub(super) groups: usize,
 }
 
 /// How deep groups may nest: enough for every filter there is, and no stack to overflow.
@@ -148,7 +150,7 @@ pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
         node = Err(anyhow!("unbalanced parenthesis"));
     }
     match node {
-        Ok(node) => Ok(Expression { node, names: parser.names }),
+        Ok(node) => Ok(Expression { node, names: parser.names, groups: parser.groups }),
         Err(error) => bail!(SyntaxError { reason: error.to_string(), behind: parser.mark.count() }),
     }
 }
