@@ -451,7 +451,7 @@ Missed
   Hits  date
      1  {^LN-BEG}ExYear(?P<_sep>[-/.])Month(?P=_sep)Day(?:T|  ?)24hour:Minute:Second(?:[.,]Microseconds)?(?:\\s*Zone offset)?
 
-3 lines: 1 matched, of one culprit; 2 missed
+3 lines: 1 matched, of one offender; 2 missed
 ";
     assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)));
 }

@@ -298,8 +298,8 @@ impl<'a> Report<'a> {
         let more = if self.addresses.len() == MAX_ADDRESSES { " or more" } else { "" };
         let mut counts = vec![match self.addresses.len() {
             0 => "none matched".into(),
-            1 => format!("{matched} matched, of one culprit"),
-            culprits => format!("{matched} matched, of {culprits}{more} culprits"),
+            1 => format!("{matched} matched, of one offender"),
+            offenders => format!("{matched} matched, of {offenders}{more} offenders"),
         }];
         for (count, word) in [
             (context.count, "only context"),
