@@ -28,7 +28,7 @@ use self::{
     context::{Groups, Keep},
     date::Detector,
     expression::{
-        Captured, OverBudget, Pattern, Set, SyntaxError,
+        Captured, OverBudget, Pattern, Set, syntax_error,
         tags::{self, HostNames, option_name},
     },
     identity::Identity,
@@ -173,8 +173,8 @@ impl Filter {
         };
         let compile = |option: &'static str, text: &str, multiline: bool| {
             Pattern::new(text, multiline, names).map_err(|error| {
-                let place = error.downcast_ref::<SyntaxError>().and_then(|error| error.place_in(text, names));
                 let python = tags::python(text, names);
+                let place = syntax_error(&python, multiline).map(|error| error.at);
                 Refused { option, text: text.to_owned(), python, why: Why::Syntax(error, place) }
             })
         };
