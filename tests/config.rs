@@ -173,7 +173,9 @@ fn the_stock_tree_with_every_jail_is_read_as_fail2ban_reads_it() {
 fn overlays_with_every_construct_are_read_as_fail2ban_reads_them() {
     let mut total = (0, 0);
     for (what, files) in OVERLAYS {
-        let (jails, values) = compare(what, overlay(files).path());
+        let dir = overlay(files);
+        assert!(fail2ban().client_reads(dir.path()), "{what}");
+        let (jails, values) = compare(what, dir.path());
         total = (total.0 + jails, total.1 + values);
     }
     println!("{} overlays: {} jails, {} values", OVERLAYS.len(), total.0, total.1);
@@ -183,7 +185,7 @@ fn overlays_with_every_construct_are_read_as_fail2ban_reads_them() {
 fn what_fail2ban_refuses_is_refused_with_its_place() {
     for (what, files, place) in REFUSED {
         let dir = overlay(files);
-        assert!(theirs(dir.path()).is_none(), "fail2ban reads it: {what}");
+        assert!(!fail2ban().client_reads(dir.path()), "fail2ban reads it: {what}");
         let output = f2b(dir.path(), &["config", "show", "--json"]);
         assert!(!output.status.success(), "f2b reads it: {what}");
         let error = String::from_utf8_lossy(&output.stderr);
@@ -394,6 +396,71 @@ const OVERLAYS: &[(&str, Files)] = &[
         ],
     ),
     (
+        "paths files",
+        &[
+            (
+                "jail.local",
+                "[INCLUDES]\nbefore = paths-fedora.conf\nafter = paths-own.conf\n[sshd]\nenabled = true\n[postfix]\nenabled = true\n\
+                 [nginx-http-auth]\nenabled = true\n[apache-auth]\nenabled = true\n[mysqld-auth]\nenabled = true\n",
+            ),
+            (
+                "paths-own.conf",
+                "[INCLUDES]\nbefore = paths-common.conf\nafter = paths-overrides.local\n[DEFAULT]\nsyslog_mail = @DIR@/log/mail*\n\
+                 sshd_backend = polling\nown_log = @DIR@/log/own.log\n",
+            ),
+            (
+                "paths-overrides.local",
+                "[DEFAULT]\nnginx_error_log = %(own_log)s\n   %(default/syslog_mail)s tail\n",
+            ),
+            ("log/mail.log", ""),
+            ("log/mail.err", ""),
+            ("log/own.log", ""),
+        ],
+    ),
+    (
+        "address families",
+        &[
+            (
+                "jail.local",
+                "[sshd]\nenabled = true\nfilter = sshd\naction = fam[name=x, port=\"1,2\", set=given]\n  fam[actname=two, actionban=\"own <set> <icmp>\"]\n  fam[actname=three, icmp=both]\n",
+            ),
+            (
+                "action.d/fam.conf",
+                "[Definition]\nactionstart = start <set> <icmp> <type-<kind>>\nactionban = ban <set> <block<n>> <ip>\nactionunban = <actionban> <known/set>\n\
+                 actionflush = four <kind>\nkind = a\ntype-a = A <set>\ntype-b = B <icmp>\n[Definition?family=inet6]\nactionflush = six <kind>\n\
+                 [Init]\nset = s4\nicmp = icmp\nn = 1\nblock1 = drop <icmp>\n[Init?family=inet6]\nset = s6\nicmp = icmp6\nblock1 = reject <icmp>\n",
+            ),
+            (
+                "action.d/fam.local",
+                "[Init?family=inet6]\nset = %(known/set)s-local\n[Init]\nset = %(known/set)s-l4\n[Definition]\nkind = b\n",
+            ),
+        ],
+    ),
+    (
+        "words of a journalmatch",
+        &[(
+            "jail.local",
+            "[sshd]\nenabled = true\njournalmatch = _COMM=\"a \\$b\" #c 'd\\' e\\ f + _X=\"\\e\\\"g\"\n  _SYSTEMD_UNIT=\"x\"'y'z _EMPTY='' #\n",
+        )],
+    ),
+    (
+        "patterns of log files",
+        &[
+            (
+                "jail.local",
+                "[DEFAULT]\nfilter = sshd\nenabled = true\naction=\n[a]\nlogpath = @DIR@/log/**/*.log\n  @DIR@/log/[!a]/[x-z].log\n  @DIR@/log/.*\n\
+                 [b]\nlogpath = @DIR@/log/a/[]x].log\n  @DIR@/log/a/[x\n  @DIR@/log/?/../a/x.*\n  @DIR@/lo[g]/a**\n[c]\nlogpath = @DIR@/log/a/[.]h.log\n  @DIR@/log/*/none\n  @DIR@/log/\n",
+            ),
+            ("log/a/x.log", ""),
+            ("log/a/].log", ""),
+            ("log/a/[x", ""),
+            ("log/a/.h.log", ""),
+            ("log/b/y.log", ""),
+            ("log/b/deep/z.log", ""),
+            ("log/.hidden", ""),
+        ],
+    ),
+    (
         "jails without a filter, a section or files",
         &[
             (
@@ -456,6 +523,39 @@ const REFUSED: &[(&str, Files, &str)] = &[
         "action.d/iptables.local:2: ",
     ),
     ("a quote without end", &[("jail.local", "[sshd]\njournalmatch = A=\"b\n")], "jail.local:2: "),
+    ("a lone percent sign in [DEFAULT]", &[("jail.local", "[DEFAULT]\nbantime = 5%\n")], "jail.local:2: "),
+    ("a circle of two", &[("jail.local", "[sshd]\nbantime = %(x)s\nx = %(bantime)s\n")], "jail.local:2: "),
+    (
+        "another section that lacks the option",
+        &[("jail.local", "[sshd]\nbantime = %(base/no)s\n[base]\n")],
+        "jail.local:2: ",
+    ),
+    (
+        "a known value that there is not",
+        &[("jail.local", "[sshd]\nfindtime = %(known/nothing)s\n")],
+        "jail.local:2: ",
+    ),
+    ("an unclosed section", &[("jail.d/x.local", "[sshd\nmaxretry = 1\n")], "jail.d/x.local:1: "),
+    (
+        "an option twice in a filter",
+        &[("filter.d/sshd.local", "[Definition]\nmode = a\nmode = b\n")],
+        "filter.d/sshd.local:3: ",
+    ),
+    (
+        "a missing reference in a parameter",
+        &[("filter.d/sshd.local", "[Init]\nx = %(no)s\n")],
+        "filter.d/sshd.local:2: ",
+    ),
+    (
+        "a broken include of jails",
+        &[("jail.local", "[INCLUDES]\nbefore = x.conf\n"), ("x.conf", "[a]\n\n= b\n")],
+        "x.conf:3: ",
+    ),
+    (
+        "a missing reference in an include",
+        &[("jail.local", "[INCLUDES]\nbefore = %(no)s.conf\n")],
+        "jail.local:2: ",
+    ),
     ("no jail but broken ones", &[("jail.local", "[sshd]\nfilter = nothing\n")], "jail.local:2: "),
     (
         "a log level that does not exist",

@@ -168,8 +168,9 @@ impl Work {
 }
 
 fn sshd(fail2ban: &Fail2ban, source: &str) -> Filter {
-    let settings = config::filter(Some(&fail2ban.config()), &format!("sshd[logtype={source}]"));
-    Filter::new(&settings.expect("the stock filter resolves")).expect("the stock filter compiles")
+    let file = config::FilterFile::InTree { dir: Some(fail2ban.config()), name: "sshd".into() };
+    let settings = config::filter_alone(&file, &[("logtype".into(), source.into())], source == "journal");
+    Filter::new(&settings.expect("the stock filter resolves").settings).expect("the stock filter compiles")
 }
 
 /// The real fail2ban, waiting for work.

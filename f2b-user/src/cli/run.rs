@@ -94,7 +94,8 @@ impl Run {
         let socket = ControlSocket::bind(&global.socket)?;
         if self.dry_run {
             info!("Dry run: deciding everything, enforcing nothing");
-            let agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config);
+            let agent =
+                Agent::new(config, DryRun::default(), Store::in_memory()?, global.config, SystemTime::now());
             return agent.dry_run().run(socket, net).await;
         }
         let kernel = Kernel::open(self.kernel(), &net).await?;
@@ -105,7 +106,7 @@ impl Run {
                 Store::in_memory().context("opening a store in memory")?
             }
         };
-        let mut agent = Agent::new(config, kernel, store, global.config);
+        let mut agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
         agent.restore(SystemTime::now())?;
         agent.map().attach()?;
         agent.run(socket, net).await

@@ -27,6 +27,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use jiff::tz::{Offset, TimeZone};
 
+pub(crate) use self::expression::check as check_expressions;
 pub use self::{
     context::Context,
     date::DateTemplate,
@@ -64,8 +65,6 @@ pub struct FilterSettings {
     pub datepattern: String,
     /// `yes`, `warn` (also if empty), `no`, `raw`.
     pub usedns: String,
-    /// `journal`: the line comes without a date.
-    pub logtype: String,
 }
 
 /// One failure found.
@@ -315,8 +314,18 @@ pub fn describe_datepattern(datepattern: &str, now: f64) -> Result<String> {
 
 /// A zone as in `logtimezone`: an abbreviation that fail2ban knows, an offset, or both (`UTC+0200`).
 pub fn fixed_zone(text: &str) -> Option<TimeZone> {
-    let minutes = date::offset(text).ok()?;
+    let minutes = date::zone(text).ok()?;
     Some(TimeZone::fixed(Offset::from_seconds(minutes * 60).ok()?))
+}
+
+/// The zone that `logtimezone` names: a [`fixed_zone`], or, other than in fail2ban, a name of the zone database
+/// (`Europe/Zurich`).
+///
+/// # Errors
+/// There is no such zone.
+pub fn log_zone(text: &str) -> Result<TimeZone> {
+    let unknown = || format!("there is no zone {text}; write for example UTC+0200 or Europe/Zurich");
+    fixed_zone(text).map_or_else(|| TimeZone::get(text).with_context(unknown), Ok)
 }
 
 /// The group that `<F-tag>` stands for: `ID` is kept as `fid`.
@@ -697,6 +706,41 @@ mod tests {
     fn a_hostile_line_is_cut_not_searched_for_ever() {
         let line = format!("host sshd[42]: Invalid user {} from 192.0.2.7", "é".repeat(100_000));
         assert_eq!(first(&test_settings().filter, &line), None);
+    }
+
+    #[test]
+    fn the_zone_of_the_log_tells_what_its_dates_mean() {
+        let line = "2023-11-14 22:13:20 host sshd[42]: Invalid user oracle from 192.0.2.7 port 4242";
+        for (zone, behind) in [("UTC", 0.0), ("UTC+0200", 7200.0), ("America/New_York", -18_000.0)] {
+            let filter = test_settings().filter;
+            let mut context = filter.context(log_zone(zone).unwrap(), NOW);
+            let found = filter.failures(&mut context, line, None, NOW);
+            assert_eq!(found[0].time, NOW - behind, "{zone}");
+        }
+    }
+
+    #[test]
+    fn zones_are_named_as_in_fail2ban_or_as_in_the_zone_database() {
+        let summer = jiff::Timestamp::from_second(1_750_000_000).unwrap();
+        let hours =
+            |name: &str| log_zone(name).map(|zone| f64::from(zone.to_offset(summer).seconds()) / 3600.0);
+        for (name, expected) in [
+            ("UTC", 0.0),
+            ("Z", 0.0),
+            ("CET", 1.0),
+            ("UTC+0200", 2.0),
+            ("GMT-05:30", -5.5),
+            ("CET+01", 2.0),
+            ("+0100", 1.0),
+            ("Europe/Zurich", 2.0),
+        ] {
+            assert_eq!(hours(name).unwrap(), expected, "{name}");
+        }
+        let none =
+            "XYZ utc+1 UTC+1 UTC+0200x UTC+02:0 UTC+-0200 ../../etc/passwd /etc/localtime Mars/Olympus +9999";
+        for name in none.split(' ') {
+            assert!(hours(name).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -50,10 +50,19 @@ pub struct JournalMatch {
 impl JournalMatch {
     /// Parses `FIELD=value FIELD=value + FIELD=value`.
     pub fn parse(text: &str) -> Result<Self> {
+        let lines = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect());
+        Self::new(&lines.collect::<Vec<_>>())
+    }
+
+    /// Of alternatives, each the words of one line. A value may contain spaces.
+    ///
+    /// # Errors
+    /// A word that is not `FIELD=value`, or no words at all.
+    pub fn new(lines: &[Vec<String>]) -> Result<Self> {
         let mut groups = vec![Vec::new()];
-        for line in text.lines() {
+        for line in lines {
             groups.push(Vec::new());
-            for term in line.split_whitespace() {
+            for term in line {
                 if term == "+" {
                     groups.push(Vec::new());
                     continue;

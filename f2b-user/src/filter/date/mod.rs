@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-pub(super) use self::strptime::{NoTime, offset};
+pub(super) use self::strptime::{NoTime, zone};
 use self::template::Template;
 use super::expression::{Candidate, Captured, Set};
 

@@ -135,6 +135,10 @@ pub(super) fn time(found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Resu
         (month, day) = (Some(now.month()), Some(now.day()));
     }
     let (month, day) = month.zip(day).ok_or(NoTime::LineIsLost)?;
+    if date_year < 1 {
+        // Python's first year.
+        return Err(NoTime::Invalid);
+    }
     // jiff turns second 60 into 59 when it parses, but not here: as in Python, it does not exist.
     let mut date = DateTime::new(date_year, month, day, fields.hour, fields.minute, fields.second, 0)
         .map_err(invalid)?;
@@ -220,7 +224,7 @@ fn day_of_week(year: i16, week: i32, weekday: i32, starts_on_monday: bool) -> Re
 }
 
 /// Minutes east of Greenwich. A zone's name has one fixed offset, as fail2ban reads it.
-pub(in crate::filter) fn offset(zone: &str) -> Result<i32, NoTime> {
+fn offset(zone: &str) -> Result<i32, NoTime> {
     let at = zone.find(['+', '-']).unwrap_or(zone.len());
     let (name, offset) = zone.split_at(at);
     let is_name =
@@ -236,6 +240,16 @@ pub(in crate::filter) fn offset(zone: &str) -> Result<i32, NoTime> {
         (None, _) => 0,
     };
     Ok(minutes + if offset.starts_with('-') { -given } else { given })
+}
+
+/// As [`offset`], for a text that is not known to be a zone (`validateTimeZone`).
+pub(in crate::filter) fn zone(text: &str) -> Result<i32, NoTime> {
+    let at = text.find(['+', '-']).unwrap_or(text.len());
+    let digits: String = text[at..].chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    if !["", "00", "0000", "00:00"].contains(&digits.get(1..).unwrap_or_default()) {
+        return Err(NoTime::Invalid);
+    }
+    offset(text)
 }
 
 /// The zones that fail2ban knows, by their offset in minutes.

@@ -4,6 +4,7 @@
 
 mod candidate;
 mod chars;
+mod check;
 mod conditional;
 mod machine;
 mod pattern;
@@ -11,6 +12,7 @@ mod program;
 mod syntax;
 pub(super) mod tags;
 
+pub(crate) use self::check::check;
 pub(super) use self::{
     machine::OverBudget,
     pattern::{Candidate, Candidates, Captured, Pattern, Set, Text},

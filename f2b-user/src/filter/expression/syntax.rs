@@ -210,6 +210,8 @@ impl Parser<'_> {
 
     fn concat(&mut self, flags: &mut Flags) -> Result<Node> {
         let mut nodes = Vec::new();
+        // Why what was read last cannot be repeated.
+        let mut unrepeatable = Some("nothing to repeat");
         while let Some(&c) = self.chars.peek() {
             if c == '|' || c == ')' {
                 break;
@@ -217,10 +219,23 @@ impl Parser<'_> {
             let at_start = std::mem::take(&mut self.at_start);
             if flags.verbose && c.is_whitespace() {
                 self.chars.next();
+                continue;
             } else if flags.verbose && c == '#' {
                 while self.chars.next_if(|c| *c != '\n').is_some() {}
+                continue;
+            }
+            self.mark = self.chars.clone();
+            if let Some((min, max)) = self.count()? {
+                if let Some(why) = unrepeatable {
+                    bail!("{why}");
+                }
+                let last = nodes.pop().unwrap_or(Node::Empty);
+                nodes.push(self.repeated(last, min, max)?);
+                unrepeatable = Some("multiple repeat");
             } else if let Some(node) = self.atom(flags, at_start)? {
-                nodes.push(self.repeated(node)?);
+                let is_assertion = c != '(' && matches!(node, Node::Assertion(_));
+                unrepeatable = is_assertion.then_some("nothing to repeat");
+                nodes.push(node);
             }
         }
         self.at_start = false;
@@ -250,39 +265,26 @@ impl Parser<'_> {
             '^' => Node::Assertion(Assertion::Start),
             '$' if flags.multiline => Node::Assertion(Assertion::LineEnd),
             '$' => Node::Assertion(Assertion::End),
-            '*' | '+' | '?' => bail!("nothing to repeat"),
             other => literal(other, *flags),
         }))
     }
 
-    fn repeated(&mut self, node: Node) -> Result<Node> {
-        let mut node = node;
-        let mut times = 0;
-        self.mark = self.chars.clone();
-        while let Some((min, max)) = self.count()? {
-            times += 1;
-            if times > 1 {
-                bail!("multiple repeat");
-            }
-            if max.is_some_and(|max| max < min) {
-                self.mark.next();
-                bail!("min repeat greater than max repeat");
-            }
-            if min > MAX_REPEAT || max.is_some_and(|max| max > MAX_REPEAT) {
-                bail!("it repeats more than {MAX_REPEAT} times");
-            }
-            let kind = if self.eat('?') {
-                Repetition::Lazy
-            } else if self.eat('+') {
-                Repetition::Possessive
-            } else {
-                Repetition::Greedy
-            };
-            // Python refuses to repeat an assertion that takes no text; it would change nothing.
-            node = Node::Repeat { node: Box::new(node), min, max, kind };
-            self.mark = self.chars.clone();
+    fn repeated(&mut self, node: Node, min: u32, max: Option<u32>) -> Result<Node> {
+        if max.is_some_and(|max| max < min) {
+            self.mark.next();
+            bail!("min repeat greater than max repeat");
         }
-        Ok(node)
+        if min > MAX_REPEAT || max.is_some_and(|max| max > MAX_REPEAT) {
+            bail!("it repeats more than {MAX_REPEAT} times");
+        }
+        let kind = if self.eat('?') {
+            Repetition::Lazy
+        } else if self.eat('+') {
+            Repetition::Possessive
+        } else {
+            Repetition::Greedy
+        };
+        Ok(Node::Repeat { node: Box::new(node), min, max, kind })
     }
 
     /// A repetition count, if one comes next. `{` that starts none is a brace.
@@ -551,10 +553,6 @@ impl Parser<'_> {
                 Some('\\') => self.class_escape()?,
                 Some(c) => Item::Range(c, c),
             };
-            let Item::Range(low, _) = item else {
-                items.push(item);
-                continue;
-            };
             // A minus at the end is a minus.
             let range = self.chars.peek() == Some(&'-')
                 && self.chars.clone().nth(1).is_some_and(|c| c != ']')
@@ -571,10 +569,13 @@ impl Parser<'_> {
                     bail!("unterminated character set");
                 }
             };
-            match high {
-                Item::Range(high, _) if low <= high => items.push(Item::Range(low, high)),
-                Item::Range(high, _) => bail!("bad character range {low}-{high}"),
-                Item::Named { .. } => bail!("bad character range {low}-"),
+            match (item, high) {
+                (Item::Range(low, _), Item::Range(high, _)) if low <= high => {
+                    items.push(Item::Range(low, high));
+                }
+                (Item::Range(low, _), Item::Range(high, _)) => bail!("bad character range {low}-{high}"),
+                (Item::Range(low, _), Item::Named { .. }) => bail!("bad character range {low}-"),
+                (Item::Named { .. }, _) => bail!("bad character range"),
             }
         }
         Ok(Class { negated, items, ignore_case: flags.ignore_case })
@@ -587,4 +588,42 @@ fn class(items: Vec<Item>, negated: bool, flags: Flags) -> Node {
 
 fn literal(c: char, flags: Flags) -> Node {
     class(vec![Item::Range(c, c)], false, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_python_refuses_is_refused_and_nothing_else() {
+        for (expression, expected) in [
+            ("*a", "nothing to repeat"),
+            ("a|*", "nothing to repeat"),
+            ("(?x: {1,3})", "nothing to repeat"),
+            ("^*", "nothing to repeat"),
+            (r"a\b+", "nothing to repeat"),
+            ("a**", "multiple repeat"),
+            ("(?x:a* +)", "multiple repeat"),
+            ("a{1,3}{2}", "multiple repeat"),
+            (r"[\w-\d]", "bad character range"),
+            (r"[\w-a]", "bad character range"),
+            ("[b-a]", "bad character range b-a"),
+        ] {
+            assert_eq!(parse(expression, false).unwrap_err().to_string(), expected, "{expression}");
+        }
+        for expression in [
+            "(?x:a {2})",
+            "(?x:a #c\n*)",
+            "a(?#c)*",
+            "(?:a*)*",
+            "(?:^)*",
+            "(?m:^)?",
+            r"[\w-]",
+            r"[-\w]",
+            "a{,2}?",
+            "a{",
+        ] {
+            assert!(parse(expression, false).is_ok(), "{expression}");
+        }
+    }
 }
