@@ -131,14 +131,16 @@ fn every_stock_filter_finds_what_fail2ban_finds_in_its_samples() {
 fn spoiled_lines_make_no_difference() {
     let seeds = std::env::var(SEEDS_VARIABLE).map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
     let seeds: Vec<_> = (1..=seeds).map(|seed| seed.to_string()).collect();
-    Verdict::of(cases(&seeds), &FAIL2BAN, Line::difference_to_real).assert_equal();
+    let verdict = Verdict::of(cases(&seeds), &FAIL2BAN, Line::difference_to_real);
+    verdict.assert_equal();
 }
 
 #[test]
 fn expressions_mean_what_they_mean_in_python() {
     let count = std::env::var(EXPRESSIONS_VARIABLE).unwrap_or_else(|_| EXPRESSIONS.to_string());
-    let cases = cases(&["expressions".into(), count]);
-    Verdict::of(cases, &FAIL2BAN, Line::difference_to_real).assert_equal();
+    let wanted = ["expressions".into(), count];
+    let verdict = Verdict::of(cases(&wanted), &FAIL2BAN, Line::difference_to_real);
+    verdict.assert_equal();
 }
 
 /// The built-in filters are in fail2ban's dialect: laid out for editing, they mean there what they mean here.

@@ -63,7 +63,7 @@ enum Command {
     /// Show or check the configuration, or write the built-in one
     Config(config::Config),
     /// Show what a filter finds in a log
-    Regex(regex::Command),
+    Regex(Box<regex::Command>),
     /// Remove the XDP programs and all bans from the kernel
     Detach(detach::Detach),
 }

@@ -239,6 +239,16 @@ pub fn filter_options(text: &str) -> Result<(String, Vec<(String, String)>)> {
     Ok((name.to_owned(), options.collect()))
 }
 
+/// What `filter = text` resolves to for a jail whose lines come from a file, in the tree that [`Resolved::load`] reads.
+///
+/// # Errors
+/// There is no such filter, or it is broken.
+pub fn filter(dir: Option<&Path>, text: &str) -> Result<FilterSettings> {
+    let (name, given) = filter_options(text)?;
+    let file = FilterFile::InTree { dir: dir.map(Path::to_owned), name };
+    Ok(filter_alone(&file, &given, false)?.settings)
+}
+
 /// Reads a filter by itself. `given` are its options as in a jail; `journal`: its lines come from the journal.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ use self::{
     context::{Groups, Keep},
     date::Detector,
     expression::{
-        Candidate, Candidates, Captured, OverBudget, Pattern, Set, SyntaxError, Text,
+        Candidate, Candidates, Captured, OverBudget, Pattern, Set, Text, syntax_error,
         tags::{self, HostNames, option_name},
     },
     identity::Identity,
@@ -185,8 +185,8 @@ impl Filter {
         };
         let compile = |option: &'static str, text: &str, multiline: bool| {
             Pattern::new(text, multiline, names).map_err(|error| {
-                let place = error.downcast_ref::<SyntaxError>().and_then(|error| error.place_in(text, names));
                 let python = tags::python(text, names);
+                let place = syntax_error(&python, multiline).map(|error| error.at);
                 Refused { option, text: text.to_owned(), python, why: Why::Syntax(error, place) }
             })
         };

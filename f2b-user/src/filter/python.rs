@@ -25,7 +25,7 @@ pub fn repr(text: &str) -> String {
                 let code = u32::from(c);
                 let escaped = match code {
                     ..=0xff => write!(out, "\\x{code:02x}"),
-                    ..=0xffff => write!(out, "\\u{code:04x}"),
+                    0x100..=0xffff => write!(out, "\\u{code:04x}"),
                     _ => write!(out, "\\U{code:08x}"),
                 };
                 // Writing to a string cannot fail.

@@ -142,6 +142,8 @@ struct Entry {
     comm: String,
     syslog_pid: String,
     pid: String,
+    /// Of the kernel's own messages: microseconds since the boot.
+    monotonic: String,
     message: String,
     matched: Matched,
 }
@@ -155,6 +157,7 @@ impl Entry {
             &mut self.comm,
             &mut self.syslog_pid,
             &mut self.pid,
+            &mut self.monotonic,
             &mut self.message,
         ] {
             buffer.clear();
@@ -169,11 +172,17 @@ impl Entry {
                 b"_COMM" => Some(&mut self.comm),
                 b"SYSLOG_PID" => Some(&mut self.syslog_pid),
                 b"_PID" => Some(&mut self.pid),
+                b"_SOURCE_MONOTONIC_TIMESTAMP" => Some(&mut self.monotonic),
                 b"MESSAGE" => Some(&mut self.message),
                 _ => None,
             };
             if let Some(buffer) = buffer {
-                buffer.clear();
+                // A message in several parts is one; of other fields the last one counts.
+                if field.name() != b"MESSAGE" {
+                    buffer.clear();
+                } else if !buffer.is_empty() {
+                    buffer.push(' ');
+                }
                 buffer.push_str(&String::from_utf8_lossy(value));
             }
             if let Some(name) = wanted.iter().find(|name| name.as_bytes() == field.name()) {
@@ -183,17 +192,27 @@ impl Entry {
         Ok(())
     }
 
-    /// `HOST IDENT[PID]: MESSAGE`, as fail2ban renders an entry (`server/filtersystemd.py`).
+    /// `HOST IDENT[PID]: MESSAGE`, as fail2ban renders an entry (`FilterSystemd.formatJournalEntry` in
+    /// `server/filtersystemd.py`). What is absent leaves no trace, and a line end in the message becomes `\n`.
     fn text(&self) -> String {
-        let first = |a: &str, b: &str| if a.is_empty() { b.to_owned() } else { a.to_owned() };
+        let first = |a: &'_ str, b: &'_ str| -> String { if a.is_empty() { b.into() } else { a.into() } };
+        let mut parts = Vec::new();
+        if !self.hostname.is_empty() {
+            parts.push(self.hostname.clone());
+        }
         let identifier = first(&self.identifier, &self.comm);
         let pid = first(&self.syslog_pid, &self.pid);
-        let pid = if pid.is_empty() { pid } else { format!("[{pid}]") };
-        let mut text = String::with_capacity(self.message.len() + 64);
-        for part in [&self.hostname, " ", &identifier, &pid, ": ", self.message.trim_end()] {
-            text.push_str(part);
+        if !identifier.is_empty() && !pid.is_empty() {
+            parts.push(format!("{identifier}[{pid}]:"));
+        } else if !identifier.is_empty() {
+            parts.push(format!("{identifier}:"));
+            if identifier == "kernel" {
+                let micros: f64 = self.monotonic.parse().unwrap_or_default();
+                parts.push(format!("[{:12.6}]", micros / 1e6));
+            }
         }
-        text
+        parts.push(self.message.clone());
+        parts.join(" ").replace('\n', "\\n")
     }
 }
 
@@ -600,9 +619,18 @@ mod tests {
             message: "Failed password\n".into(),
             ..Entry::default()
         };
-        assert_eq!(entry.text(), "vm sshd[42]: Failed password");
+        assert_eq!(entry.text(), "vm sshd[42]: Failed password\\n");
         entry.identifier = "sshd-session".into();
         entry.syslog_pid = "7".into();
-        assert_eq!(entry.text(), "vm sshd-session[7]: Failed password");
+        assert_eq!(entry.text(), "vm sshd-session[7]: Failed password\\n");
+        let kernel = Entry {
+            hostname: "vm".into(),
+            identifier: "kernel".into(),
+            monotonic: "62345678".into(),
+            message: "IN=eth0".into(),
+            ..Entry::default()
+        };
+        assert_eq!(kernel.text(), "vm kernel: [   62.345678] IN=eth0");
+        assert_eq!(Entry { message: "a\nb".into(), ..Entry::default() }.text(), "a\\nb");
     }
 }

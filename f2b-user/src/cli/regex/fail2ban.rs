@@ -3,19 +3,16 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use clap::{
-    CommandFactory as _, Parser,
-    error::{ContextKind, ContextValue, ErrorKind},
-};
 use jiff::tz::TimeZone;
 
 use super::{
+    arguments::{self, Arguments},
     input::{Charset, FileLines, LastLine, Lines, Log},
     options::{Now, Options},
     output::{Output, PythonTime},
@@ -31,38 +28,6 @@ use crate::{
     },
     source::journal::{Entries, JournalMatch, UnitNames},
 };
-
-/// The version whose output this is.
-const VERSION: &str = "1.0.2";
-
-/// Tests fail2ban's regular expressions on a log.
-///
-/// LOG is a line, a file, or systemd-journal, which may have options (systemd-journal[journalflags=1]). REGEX is an
-/// expression, the name of a filter, which may have options (sshd[mode=aggressive]), or the path of a filter's file.
-#[derive(Debug, Parser)]
-#[command(
-    name = "fail2ban-regex",
-    infer_long_args = true,
-    args_override_self = true,
-    disable_version_flag = true,
-    override_usage = "fail2ban-regex [OPTIONS] <LOG> <REGEX> [IGNOREREGEX]"
-)]
-struct Arguments {
-    /// Configuration directory [default: /etc/f2b, else /etc/fail2ban, else built in]
-    #[arg(short = 'c', long, value_name = "DIR", allow_hyphen_values = true)]
-    config: Option<PathBuf>,
-    /// Show the version
-    #[arg(long)]
-    version: bool,
-    /// Show the version only
-    #[arg(short = 'V')]
-    short_version: bool,
-    #[command(flatten)]
-    options: Options,
-    /// LOG, REGEX and, if wanted, IGNOREREGEX: lines that match it are no failures
-    #[arg(hide = true)]
-    arguments: Vec<String>,
-}
 
 /// Why it ends without a result.
 enum End {
@@ -80,32 +45,10 @@ impl From<anyhow::Error> for End {
 /// Runs with the arguments of the process.
 pub(in crate::cli) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.collect();
-    let parsed = match Arguments::try_parse_from(&arguments) {
+    let parsed = match arguments::parse(&arguments) {
         Ok(parsed) => parsed,
-        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            drop(error.print());
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => return usage(&objection(&error)),
+        Err(code) => return code,
     };
-    if parsed.version || parsed.short_version {
-        let name = if parsed.version { "fail2ban-regex " } else { "" };
-        drop(writeln!(io::stdout(), "{name}{VERSION}"));
-        return ExitCode::SUCCESS;
-    }
-    for (option, value) in [("-L", &parsed.options.maxlines), ("--verbosity", &parsed.options.verbosity)] {
-        if let Some(value) = value
-            && value.trim().parse::<i64>().is_err()
-        {
-            return usage(&format!("option {option}: invalid integer value: {}", repr(value)));
-        }
-    }
-    let objections = parsed.objections();
-    if !objections.is_empty() {
-        drop(Arguments::command().print_help());
-        drop(writeln!(io::stderr(), "\n{}", objections.join("\n")));
-        return ExitCode::from(255);
-    }
     let mut face = Face { out: io::BufWriter::new(io::stdout().lock()), quiet: parsed.options.out.is_some() };
     let ended = match face.run(&parsed) {
         Err(End::Told(text)) => face.print(&text).map_or_else(Err, |()| Ok(ExitCode::from(255))),
@@ -120,48 +63,6 @@ pub(in crate::cli) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCod
             drop(writeln!(io::stderr(), "fail2ban-regex: {error:#}"));
             ExitCode::from(255)
         }
-    }
-}
-
-/// A command line that is not in the grammar.
-fn usage(objection: &str) -> ExitCode {
-    let usage = "Usage: fail2ban-regex [OPTIONS] <LOG> <REGEX> [IGNOREREGEX]";
-    drop(writeln!(io::stderr(), "{usage}\n\nfail2ban-regex: error: {objection}"));
-    ExitCode::from(2)
-}
-
-/// What is wrong with the command line, in the words of Python's `optparse`.
-fn objection(error: &clap::Error) -> String {
-    let option = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(option)) => option.split([' ', '=']).next().unwrap_or_default(),
-        _ => "",
-    };
-    match error.kind() {
-        ErrorKind::UnknownArgument => format!("no such option: {option}"),
-        ErrorKind::TooManyValues => format!("{option} option does not take a value"),
-        ErrorKind::InvalidValue | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
-            format!("{option} option requires 1 argument")
-        }
-        _ => error.to_string(),
-    }
-}
-
-impl Arguments {
-    fn objections(&self) -> Vec<String> {
-        let mut objections = Vec::new();
-        for (kind, no, all) in [
-            ("missed", self.options.print_no_missed, self.options.print_all_missed),
-            ("ignored", self.options.print_no_ignored, self.options.print_all_ignored),
-        ] {
-            if no && all {
-                objections
-                    .push(format!("ERROR: --print-no-{kind} and --print-all-{kind} are mutually exclusive."));
-            }
-        }
-        if !(2..=3).contains(&self.arguments.len()) {
-            objections.push("ERROR: provide both <LOG> and <REGEX>.".into());
-        }
-        objections
     }
 }
 
@@ -238,7 +139,7 @@ impl<W: Write> Face<W> {
                 let mut tally = Tally::new(options, &settings, maxlines, &log);
                 for line in lines {
                     let line = line?;
-                    if !is_skipped(&line.text, log.is_journal()) {
+                    if !line.is_skipped() {
                         tally.add(&mut session, &line);
                     }
                 }
@@ -361,14 +262,14 @@ impl<W: Write> Face<W> {
     ) -> Result<(), End> {
         for line in lines {
             let line = line?;
-            if is_skipped(&line.text, line.logged.is_some()) {
+            if line.is_skipped() {
                 session.context.skip();
                 continue;
             }
             let judgement = session.judge(&line);
             let mut charged = session.charged(&judgement);
             charged.retain(|charged| !charged.found.nofail && charged.fid.is_some());
-            let time = python_time(session, &judgement, &line.text, fixed_zone);
+            let time = python_time(session, &judgement, line.text(), fixed_zone);
             output.print(&mut self.out, &charged, time, session.now())?;
         }
         Ok(())
@@ -380,15 +281,8 @@ struct Rules {
     journalmatch: Vec<String>,
 }
 
-/// fail2ban-regex passes over comments: no log has lines like these, test logs do.
-fn is_skipped(line: &str, journal: bool) -> bool {
-    let line = line.trim_end_matches(['\r', '\n']);
-    !journal && (line.is_empty() || line.starts_with('#'))
-}
-
 /// fail2ban computes the time of a date with a zone in whole numbers.
 fn python_time(session: &Session, judgement: &Judgement, line: &str, fixed_zone: bool) -> PythonTime {
-    let line = line.trim_end_matches(['\r', '\n']);
     match judgement.time {
         None => PythonTime::Unknown,
         Some(time) if time.fract() == 0.0 && (fixed_zone || session.context.tells_zone(line)) => {

@@ -39,9 +39,21 @@ pub(super) enum LastLine {
 /// One line to judge.
 #[derive(Debug)]
 pub(super) struct InputLine {
-    pub(super) text: String,
+    text: String,
     /// What its source knows of it.
     pub(super) logged: Option<Logged>,
+}
+
+impl InputLine {
+    /// Without its end.
+    pub(super) fn text(&self) -> &str {
+        self.text.trim_end_matches(['\r', '\n'])
+    }
+
+    /// fail2ban-regex passes over comments: no log has lines like these, test logs do.
+    pub(super) fn is_skipped(&self) -> bool {
+        self.logged.is_none() && (self.text().is_empty() || self.text().starts_with('#'))
+    }
 }
 
 /// The lines, one after the other.

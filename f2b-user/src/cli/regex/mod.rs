@@ -7,8 +7,9 @@
 //! - [`session`]: the filter at work on them; [`names`] resolves hosts
 //! - [`report`]: what `f2b regex` shows a person
 //! - [`output`]: failures only, for programs (`-o`)
-//! - [`fail2ban`]: the other face, with its counts in [`tally`]
+//! - [`fail2ban`]: the other face, with its command line in [`arguments`] and its counts in [`tally`]
 
+mod arguments;
 pub(super) mod fail2ban;
 mod input;
 mod names;
@@ -149,7 +150,7 @@ impl Command {
         report.begin(&self.log, named)?;
         for line in lines {
             let line = line?;
-            if is_skipped(&line.text) {
+            if line.is_skipped() {
                 session.context.skip();
                 report.skip();
             } else {
@@ -160,18 +161,12 @@ impl Command {
     }
 }
 
-/// As fail2ban-regex: no log has lines like these, test logs do.
-fn is_skipped(line: &str) -> bool {
-    let line = line.trim_end_matches(['\r', '\n']);
-    line.is_empty() || line.starts_with('#')
-}
-
 /// `-o`
 fn print_failures(session: &mut Session, lines: Lines, output: &Output) -> Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in lines {
         let line = line?;
-        if is_skipped(&line.text) {
+        if line.is_skipped() {
             session.context.skip();
             continue;
         }

@@ -5,6 +5,9 @@ use std::{
     net::{IpAddr, ToSocketAddrs as _},
 };
 
+/// How many names are remembered: a hostile log may hold any number of them.
+const MAX_KNOWN: usize = 10_000;
+
 /// Resolves each name once.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -14,6 +17,9 @@ pub(super) struct Names {
 impl Names {
     /// The addresses of a host; none if it has none, or nobody can tell.
     pub(super) fn resolve(&mut self, name: &str) -> &[IpAddr] {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(name) {
+            self.known.clear();
+        }
         self.known.entry(name.to_owned()).or_insert_with(|| {
             let found = (name, 0).to_socket_addrs();
             let mut addresses = Vec::new();

@@ -10,13 +10,12 @@ use std::{
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result};
-use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     input::InputLine,
     options::{Options, Shown},
     rules::Named,
-    session::{Charged, Session},
+    session::{Charged, Session, local_time},
 };
 use crate::filter::{FilterSettings, Judgement, Match, Place};
 
@@ -132,7 +131,7 @@ impl<'a> Report<'a> {
         self.number += 1;
         let judgement = session.judge(line);
         let charged = session.charged(&judgement);
-        let text = line.text.trim_end_matches(['\r', '\n']);
+        let text = line.text();
         for found in &judgement.matches {
             self.hits[found.failregex] += 1;
         }
@@ -218,7 +217,7 @@ impl<'a> Report<'a> {
         let (fid, number) = (printable(fid), charged.found.failregex + 1);
         write!(self.out, "        {DIM}failregex {number}{DIM:#}  {WHOM}{fid}{WHOM:#}")?;
         if let Some(time) = judgement.time {
-            write!(self.out, "  {}", local_time(time))?;
+            write!(self.out, "  {}", local_time(time, "%Y-%m-%d %H:%M:%S"))?;
         }
         for (name, value) in &charged.found.groups {
             if let Some(value) = value.as_ref().filter(|value| **value != fid) {
@@ -298,8 +297,8 @@ impl<'a> Report<'a> {
         let more = if self.addresses.len() == MAX_ADDRESSES { " or more" } else { "" };
         let mut counts = vec![match self.addresses.len() {
             0 => "none matched".into(),
-            1 => format!("{matched} matched, of one culprit"),
-            culprits => format!("{matched} matched, of {culprits}{more} culprits"),
+            1 => format!("{matched} matched, of one offender"),
+            offenders => format!("{matched} matched, of {offenders}{more} offenders"),
         }];
         for (count, word) in [
             (context.count, "only context"),
@@ -349,9 +348,4 @@ fn printable(text: &str) -> String {
         }
     }
     out
-}
-
-fn local_time(time: f64) -> String {
-    let timestamp = Timestamp::from_second(time.floor() as i64).unwrap_or_default();
-    timestamp.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -57,7 +57,7 @@ impl Named {
             None => false,
         };
         let built_in = || {
-            let laid_over = dir.is_none_or(|dir| !dir.join("jail.conf").exists());
+            let laid_over = dir.is_none_or(|dir| dir.is_dir() && !dir.join("jail.conf").exists());
             laid_over && config::filter_names(dir).contains(&stem(Path::new(&name)))
         };
         if suffixes.iter().any(|suffix| exists(&suffix)) || built_in() {

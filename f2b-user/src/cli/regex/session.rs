@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
 
 use super::{input::InputLine, names::Names, options::Now};
 use crate::filter::{Breadth, Context, Filter, Judgement, Match};
@@ -35,7 +35,7 @@ impl Session {
         // fail2ban puts a space between the time of an entry and its text.
         let date = line.logged.as_ref().map(|logged| format!("{} ", logged.text));
         let logged = line.logged.as_ref().map(|logged| logged.time).zip(date.as_deref());
-        let text = line.text.trim_end_matches(['\r', '\n']);
+        let text = line.text();
         self.filter.judge(&mut self.context, text, logged, self.now.seconds(), self.breadth)
     }
 
@@ -69,4 +69,10 @@ impl Session {
     pub(super) fn now(&self) -> f64 {
         self.now.seconds()
     }
+}
+
+/// A time on the local clock. Fractions of a second are cut.
+pub(super) fn local_time(time: f64, format: &str) -> String {
+    let timestamp = Timestamp::from_second(time.floor() as i64).unwrap_or_default();
+    timestamp.to_zoned(TimeZone::system()).strftime(format).to_string()
 }

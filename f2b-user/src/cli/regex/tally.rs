@@ -3,14 +3,16 @@
 use std::io::Write;
 
 use anyhow::{Context as _, Result};
-use jiff::{Timestamp, tz::TimeZone};
 
 use super::{
     input::{InputLine, Log},
     options::{Options, Shown},
-    session::Session,
+    session::{Session, local_time},
 };
 use crate::filter::{DatedLine, FilterSettings, Prefix, expanded, python};
+
+/// `Sun Aug 14 11:59:58 2005`
+const LOCAL_TIME: &str = "%a %b %d %H:%M:%S %Y";
 
 /// How many lines of a kind are printed, unless `-L` sets it.
 const FEW: usize = 20;
@@ -93,7 +95,7 @@ impl<'a> Tally<'a> {
                 let time = judgement.time.unwrap_or_else(|| session.now());
                 let whom = charged.fid.as_deref().unwrap_or("None");
                 let note = if several { " (multiple regex matched)" } else { "" };
-                expression.found.push(format!("    {whom}  {}{note}", local_time(time)));
+                expression.found.push(format!("    {whom}  {}{note}", local_time(time, LOCAL_TIME)));
             }
             if charged.found.nofail {
                 is_ignored = true;
@@ -111,7 +113,7 @@ impl<'a> Tally<'a> {
         }
         self.count_prefix();
 
-        let text = line.text.trim_end_matches(['\r', '\n']);
+        let text = line.text();
         let whole = match (&line.logged, &judgement.line) {
             (Some(_), Some(line)) => line.whole(),
             _ => text.to_owned(),
@@ -297,12 +299,6 @@ fn print_list(out: &mut impl Write, header: Option<&str>, rows: &[String]) -> st
         writeln!(out, "|  {row}")?;
     }
     writeln!(out, "`-")
-}
-
-/// `Sun Aug 14 11:59:58 2005`, on the local clock.
-fn local_time(time: f64) -> String {
-    let timestamp = Timestamp::from_second(time.floor() as i64).unwrap_or_default();
-    timestamp.to_zoned(TimeZone::system()).strftime("%a %b %d %H:%M:%S %Y").to_string()
 }
 
 /// A text as a part of an address.

@@ -16,5 +16,9 @@ pub(crate) use self::check::check;
 pub(super) use self::{
     machine::OverBudget,
     pattern::{Candidate, Candidates, Captured, Pattern, Set, Text},
-    syntax::SyntaxError,
 };
+
+/// What is wrong with an expression as Python reads it.
+pub(super) fn syntax_error(python: &str, multiline: bool) -> Option<syntax::SyntaxError> {
+    syntax::parse(python, multiline).err()?.downcast().ok()
+}

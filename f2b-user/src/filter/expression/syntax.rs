@@ -5,8 +5,6 @@ use std::{collections::HashMap, error::Error, fmt, iter::Peekable, str::Chars};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::tags::{self, HostNames};
-
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
     Empty,
@@ -153,7 +151,10 @@ pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
     }
     match node {
         Ok(node) => Ok(Expression { node, names: parser.names, groups: parser.groups }),
-        Err(error) => bail!(SyntaxError { reason: error.to_string(), behind: parser.mark.count() }),
+        Err(error) => {
+            let at = expression.chars().count() - parser.mark.count();
+            bail!(SyntaxError { reason: error.to_string(), at })
+        }
     }
 }
 
@@ -161,24 +162,8 @@ pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
 #[derive(Debug)]
 pub(in crate::filter) struct SyntaxError {
     reason: String,
-    /// How many characters there are from the place where it goes wrong to the end.
-    behind: usize,
-}
-
-impl SyntaxError {
-    /// The character where `expression` goes wrong when its tags are expanded. From the end, a place is the same
-    /// wherever tags stand before it.
-    pub(in crate::filter) fn place_in(&self, expression: &str, names: HostNames) -> Option<usize> {
-        let [ours, shown] = [tags::expand(expression, names), tags::python(expression, names)];
-        let at = ours.chars().count().checked_sub(self.behind)?;
-        let tail: String = ours.chars().skip(at).collect();
-        let head: String = ours.chars().take(at).collect();
-        // Both differ in how they write some tags only.
-        if shown.starts_with(&head) {
-            return Some(at);
-        }
-        shown.ends_with(&tail).then(|| shown.chars().count() - self.behind)
-    }
+    /// The number of the character where it goes wrong.
+    pub(in crate::filter) at: usize,
 }
 
 impl fmt::Display for SyntaxError {
@@ -286,6 +271,7 @@ impl Parser<'_> {
 
     fn repeated(&mut self, node: Node, min: u32, max: Option<u32>) -> Result<Node> {
         if max.is_some_and(|max| max < min) {
+            self.mark.next();
             bail!("min repeat greater than max repeat");
         }
         if min > MAX_REPEAT || max.is_some_and(|max| max > MAX_REPEAT) {
