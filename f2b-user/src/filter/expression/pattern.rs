@@ -172,9 +172,12 @@ impl Candidate {
 /// Many expressions in one automaton.
 #[derive(Debug)]
 pub(in crate::filter) struct Set {
-    /// Tells the first that may match, if all can only match at the text's begin.
-    first: Option<meta::Regex>,
-    /// Tells all that may match; made when it is asked. `None` if they do not fit into one.
+    /// All can only match at the text's begin.
+    is_anchored: bool,
+    /// Tells the first that may match, if they are anchored. This one and the next are made when the first line needs
+    /// them: a jail may wait long for it. `None` if they do not fit into one.
+    first: OnceLock<Option<meta::Regex>>,
+    /// Tells all that may match.
     all: OnceLock<Option<meta::Regex>>,
     /// What they are made of: every way of every expression, in order.
     texts: Vec<String>,
@@ -207,14 +210,16 @@ impl Set {
     }
 
     fn of(texts: Vec<String>, ways: Vec<Candidate>, len: usize, is_anchored: bool) -> Self {
-        let first = if is_anchored { automaton(&texts, MatchKind::LeftmostFirst) } else { None };
-        Self { first, all: OnceLock::new(), texts, ways, len }
+        Self { is_anchored, first: OnceLock::new(), all: OnceLock::new(), texts, ways, len }
     }
 
     /// The first of the list that may match `text`, or one that is no later than the first.
     pub(in crate::filter) fn first(&self, text: &str) -> Option<Candidate> {
         // To find one takes a fraction of the time that it takes to find all, and it is nearly always the one.
-        if let Some(first) = &self.first {
+        let make = || automaton(&self.texts, MatchKind::LeftmostFirst);
+        if self.is_anchored
+            && let Some(first) = self.first.get_or_init(make)
+        {
             return Some(self.ways[first.search_half(&Input::new(text))?.pattern().as_usize()]);
         }
         let may_match = self.automaton().is_none_or(|automaton| automaton.is_match(text));
