@@ -11,23 +11,32 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::maps::{MapInfo, MapType, lpm_trie};
+use aya::{
+    maps::{MapInfo, MapType, lpm_trie},
+    programs::links::{FdLink, PinnedLink},
+};
 use f2b_ebpf::{
     ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTED_INTERFACES, COUNTERS, Counters, EVENT_LIMIT, EVENTS,
     EVENTS_BYTES, EventLimit, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PORTS, PREFIXES,
     PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope, ScopeCounters, Settings,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tokio::time::sleep;
 
 use super::maps_dir;
+use crate::net::{Interface, Net};
 
 /// Where pins live unless `--pin-dir` says otherwise.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/f2b";
 
 const LINKS: &str = "links";
+
+/// How long the kernel may take to let go of an unpinned link: milliseconds as a rule.
+const DETACHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pin directory, held by one agent at a time.
 #[derive(Debug)]
@@ -153,16 +162,18 @@ fn layout(kind: MapType, key_size: usize, value_size: usize, max_entries: u32) -
     format!("{kind:?}, {key_size} bytes of key, {value_size} of value, {max_entries} entries")
 }
 
-/// Removes what f2b has in `dir`: links first, which ends enforcement, then maps. Returns the pins removed.
+/// Removes what f2b has in `dir`: links first, which ends enforcement, then maps. Returns the pins removed, once no
+/// interface has the program any more.
 ///
 /// # Errors
 /// An agent works there, or the file system refuses.
-pub fn detach(dir: &Path) -> Result<Vec<PathBuf>> {
+pub async fn detach(dir: &Path, net: &Net) -> Result<Vec<PathBuf>> {
     check_bpffs(dir)?;
     if !dir.exists() {
         return Ok(Vec::new());
     }
     let _lock = lock(dir)?;
+    let programs = linked_programs(&dir.join(LINKS))?;
     let mut removed = Vec::new();
     let mut dirs = vec![dir.join(LINKS)];
     dirs.extend(entries(dir)?.into_iter().filter(|path| is_layout(path)));
@@ -173,11 +184,46 @@ pub fn detach(dir: &Path) -> Result<Vec<PathBuf>> {
         }
         fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()))?;
     }
+    wait_until_gone(&programs, net).await?;
     match fs::remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
             Err(error).with_context(|| format!("removing {}", dir.display()))
         }
         _ => Ok(removed),
+    }
+}
+
+/// The programs behind the links that are pinned in `dir`.
+fn linked_programs(dir: &Path) -> Result<Vec<u32>> {
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    let program = |pin: PathBuf| {
+        let link = PinnedLink::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        Ok(FdLink::from(link).info()?.program_id())
+    };
+    entries(dir)?.into_iter().map(program).collect()
+}
+
+/// Waits until no interface runs any of `programs`: the kernel lets go of an unpinned link some time later.
+async fn wait_until_gone(programs: &[u32], net: &Net) -> Result<()> {
+    let end = Instant::now() + DETACHED_WITHIN;
+    loop {
+        let interfaces = net.interfaces().await?;
+        let attached = |interface: &&Interface| {
+            interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id))
+        };
+        let Some(interface) = interfaces.iter().find(attached) else {
+            return Ok(());
+        };
+        if Instant::now() > end {
+            bail!(
+                "interface {} still has the XDP program, which another process must be holding; \
+                 `bpftool link show` tells which",
+                interface.name
+            );
+        }
+        sleep(Duration::from_millis(2)).await;
     }
 }
 
