@@ -297,7 +297,7 @@ impl Expressions {
         if self.maxlines == 1
             && self.any_in_line.as_ref().is_some_and(|set| set.candidates(&buffer).is_empty())
         {
-            return Ok(None);
+            return Ok(());
         }
         // With few of them, it is cheaper to ask first.
         if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer, witness)? {
