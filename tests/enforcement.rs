@@ -198,7 +198,7 @@ fn interfaces_that_go_and_come_back_are_protected_again() {
 }
 
 #[test]
-fn two_capabilities_and_a_place_for_the_pins_are_enough() {
+fn three_capabilities_and_a_place_for_the_pins_are_enough() {
     let lab = Lab::network_only();
     sh(&lab, "mkdir -p /dev/shm/f2b; chown 65534 /dev/shm/f2b");
     let capabilities = "--ambient-caps=+bpf,+net_admin,+perfmon";
@@ -207,6 +207,10 @@ fn two_capabilities_and_a_place_for_the_pins_are_enough() {
     let program = nobody.args([keep, capabilities, F2B, "run", "--pin-dir", "/sys/fs/bpf/nobody"]);
     let agent = program.args(["--socket", "/dev/shm/f2b/sock", "--state-dir", "/dev/shm/f2b"]).start();
     wait_until(PATIENCE, "it is ready", || agent.log().contains("Ready"));
+    let process = fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("it is running");
+    let (net_admin, perfmon, bpf) = (1_u64 << 12, 1_u64 << 38, 1_u64 << 39);
+    let expected = format!("CapEff:\t{:016x}\n", net_admin | perfmon | bpf);
+    assert!(process.contains("Uid:\t65534\t65534") && process.contains(&expected), "{process}");
     let status = f2b_ok(&lab, &["--socket", "/dev/shm/f2b/sock", "status"]);
     assert!(status.contains("eth0 (native)"), "{status}");
     f2b_ok(&lab, &["--socket", "/dev/shm/f2b/sock", "ban", "sshd", "192.0.2.7", "192.0.2.128/25"]);

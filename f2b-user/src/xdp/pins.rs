@@ -237,11 +237,12 @@ impl Map {
         let info =
             MapInfo::from_pin(path).with_context(|| format!("opening the pinned map {}", path.display()))?;
         let kind = info.map_type().context("a kind of map that f2b does not know")?;
-        // The map of bans may have any number.
-        let entries = if self.name == BANS { max_entries } else { info.max_entries() };
-        let found = layout(kind, info.key_size() as usize, info.value_size() as usize, entries);
-        let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
-        if found != ours {
+        let (key_size, value_size) = (info.key_size() as usize, info.value_size() as usize);
+        let found = layout(kind, key_size, value_size, info.max_entries());
+        // The map of bans may have any number of entries.
+        let entries = if self.name == BANS { info.max_entries() } else { max_entries };
+        if found != layout(self.kind, self.key_size, self.value_size, entries) {
+            let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
             bail!(
                 "the pinned map {} has another layout ({found}; this f2b has {ours}); remove it with `f2b detach`, \
                  or choose another place with --pin-dir",
