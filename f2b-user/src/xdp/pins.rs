@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::{MapInfo, MapType, lpm_trie},
     programs::{
-        TcAttachType,
+        SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::qdisc_detach_program,
     },
@@ -285,6 +285,12 @@ pub async fn detach(dir: &Path, net: &Net) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// Whether a link of tc has one of `programs` on `interface`. Kernels before 6.6 have no such links.
+fn runs_in_tc(interface: &Interface, programs: &[u32]) -> bool {
+    let attached = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress);
+    attached.is_ok_and(|(_, attached)| attached.iter().any(|program| programs.contains(&program.id())))
+}
+
 /// Removes the filters whose programs are pinned in `dir`.
 fn remove_filters(dir: &Path) -> Result<()> {
     if !dir.exists() {
@@ -327,14 +333,15 @@ async fn wait_until_gone(programs: &[u32], net: &Net) -> Result<()> {
     loop {
         let interfaces = net.interfaces().await?;
         let attached = |interface: &&Interface| {
-            interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id))
+            let in_xdp = interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id));
+            in_xdp || runs_in_tc(interface, programs)
         };
         let Some(interface) = interfaces.iter().find(attached) else {
             return Ok(());
         };
         if Instant::now() > end {
             bail!(
-                "interface {} still has the XDP program, which another process must be holding; \
+                "interface {} still has the program, which another process must be holding; \
                  `bpftool link show` tells which",
                 interface.name
             );
