@@ -4,6 +4,7 @@
 //! that fail2ban refuses; broken jails that it leaves out; `check` and `init`; how long the stock tree takes to load.
 
 mod reference;
+mod samples;
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +17,10 @@ use std::{
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use self::reference::{copy, fail2ban};
+use self::{
+    reference::{copy, fail2ban},
+    samples::all_jails,
+};
 
 const F2B: &str = env!("CARGO_BIN_EXE_f2b");
 const JAILS: &str = include_str!("reference/jails.py");
@@ -147,18 +151,9 @@ fn flat(jail: &Value) -> BTreeMap<String, String> {
     found
 }
 
-/// A `jail.local` that enables every jail of the stock tree; how many there are.
-fn all_jails() -> (String, usize) {
-    let stock = fs::read_to_string(fail2ban().config().join("jail.conf")).expect("it is readable");
-    let names =
-        stock.lines().filter(|line| line.starts_with('[') && !["[DEFAULT]", "[INCLUDES]"].contains(line));
-    let sections: Vec<_> = names.map(|name| format!("{name}\nenabled = true\n")).collect();
-    (sections.concat(), sections.len())
-}
-
 #[test]
 fn the_stock_tree_with_every_jail_is_read_as_fail2ban_reads_it() {
-    let (jail_local, count) = all_jails();
+    let (jail_local, count) = all_jails(&fail2ban().config());
     let logs = "[DEFAULT]\nsyslog_authpriv = @DIR@/log/*.log\nsyslog_mail = @DIR@/log/a.log tail\n";
     let logs =
         [("log/a.log", ""), ("log/b.log", ""), ("paths-overrides.local", logs), ("jail.local", &jail_local)];
@@ -178,7 +173,9 @@ fn the_stock_tree_with_every_jail_is_read_as_fail2ban_reads_it() {
 fn overlays_with_every_construct_are_read_as_fail2ban_reads_them() {
     let mut total = (0, 0);
     for (what, files) in OVERLAYS {
-        let (jails, values) = compare(what, overlay(files).path());
+        let dir = overlay(files);
+        assert!(fail2ban().client_reads(dir.path()), "{what}");
+        let (jails, values) = compare(what, dir.path());
         total = (total.0 + jails, total.1 + values);
     }
     println!("{} overlays: {} jails, {} values", OVERLAYS.len(), total.0, total.1);
@@ -188,7 +185,7 @@ fn overlays_with_every_construct_are_read_as_fail2ban_reads_them() {
 fn what_fail2ban_refuses_is_refused_with_its_place() {
     for (what, files, place) in REFUSED {
         let dir = overlay(files);
-        assert!(theirs(dir.path()).is_none(), "fail2ban reads it: {what}");
+        assert!(!fail2ban().client_reads(dir.path()), "fail2ban reads it: {what}");
         let output = f2b(dir.path(), &["config", "show", "--json"]);
         assert!(!output.status.success(), "f2b reads it: {what}");
         let error = String::from_utf8_lossy(&output.stderr);
@@ -232,10 +229,33 @@ fn the_built_in_tree_is_written_once_and_reads_as_before() {
     assert!(text.ends_with(": 1 jails are enabled and in order, 1 of them can run\n"), "{text}");
 }
 
+/// The built-in tree is in fail2ban's dialect, for those who edit it and for those who go back.
+#[test]
+fn fail2ban_reads_the_built_in_tree_as_f2b_does() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let tree = dir.path().join("f2b");
+    f2b::config::init(&tree).expect("it is written");
+    let (jail_local, count) = all_jails(&tree);
+    for default in ["mode = normal", "backend = auto", "mode = aggressive\nbackend = polling"] {
+        let jail_local = format!("[DEFAULT]\n{default}\n{jail_local}");
+        fs::write(tree.join("jail.local"), jail_local).expect("it is writable");
+        let (jails, values) = compare(default, &tree);
+        assert_eq!(jails, count);
+        println!("built-in tree, {default:?}: {jails} jails, {values} values");
+    }
+    let dump = "import sys\nfrom fail2ban.client.fail2banclient import exec_command_line\n\
+                exec_command_line(['fail2ban-client', '-c', sys.argv[1], '-d'])";
+    let output = fail2ban().python(dump, &[&tree]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let commands = String::from_utf8_lossy(&output.stdout);
+    let started = commands.lines().filter(|command| command.starts_with("['start', ")).count();
+    assert_eq!(started, count, "{commands}");
+}
+
 /// The mark for the release build is 150 ms; this one is not optimised, so that only a blow-up fails.
 #[test]
 fn the_stock_tree_with_every_jail_loads_quickly() {
-    let dir = overlay(&[("jail.local", &all_jails().0)]);
+    let dir = overlay(&[("jail.local", &all_jails(&fail2ban().config()).0)]);
     let start = Instant::now();
     assert!(ours(dir.path()).is_some());
     let time = start.elapsed();
@@ -376,6 +396,71 @@ const OVERLAYS: &[(&str, Files)] = &[
         ],
     ),
     (
+        "paths files",
+        &[
+            (
+                "jail.local",
+                "[INCLUDES]\nbefore = paths-fedora.conf\nafter = paths-own.conf\n[sshd]\nenabled = true\n[postfix]\nenabled = true\n\
+                 [nginx-http-auth]\nenabled = true\n[apache-auth]\nenabled = true\n[mysqld-auth]\nenabled = true\n",
+            ),
+            (
+                "paths-own.conf",
+                "[INCLUDES]\nbefore = paths-common.conf\nafter = paths-overrides.local\n[DEFAULT]\nsyslog_mail = @DIR@/log/mail*\n\
+                 sshd_backend = polling\nown_log = @DIR@/log/own.log\n",
+            ),
+            (
+                "paths-overrides.local",
+                "[DEFAULT]\nnginx_error_log = %(own_log)s\n   %(default/syslog_mail)s tail\n",
+            ),
+            ("log/mail.log", ""),
+            ("log/mail.err", ""),
+            ("log/own.log", ""),
+        ],
+    ),
+    (
+        "address families",
+        &[
+            (
+                "jail.local",
+                "[sshd]\nenabled = true\nfilter = sshd\naction = fam[name=x, port=\"1,2\", set=given]\n  fam[actname=two, actionban=\"own <set> <icmp>\"]\n  fam[actname=three, icmp=both]\n",
+            ),
+            (
+                "action.d/fam.conf",
+                "[Definition]\nactionstart = start <set> <icmp> <type-<kind>>\nactionban = ban <set> <block<n>> <ip>\nactionunban = <actionban> <known/set>\n\
+                 actionflush = four <kind>\nkind = a\ntype-a = A <set>\ntype-b = B <icmp>\n[Definition?family=inet6]\nactionflush = six <kind>\n\
+                 [Init]\nset = s4\nicmp = icmp\nn = 1\nblock1 = drop <icmp>\n[Init?family=inet6]\nset = s6\nicmp = icmp6\nblock1 = reject <icmp>\n",
+            ),
+            (
+                "action.d/fam.local",
+                "[Init?family=inet6]\nset = %(known/set)s-local\n[Init]\nset = %(known/set)s-l4\n[Definition]\nkind = b\n",
+            ),
+        ],
+    ),
+    (
+        "words of a journalmatch",
+        &[(
+            "jail.local",
+            "[sshd]\nenabled = true\njournalmatch = _COMM=\"a \\$b\" #c 'd\\' e\\ f + _X=\"\\e\\\"g\"\n  _SYSTEMD_UNIT=\"x\"'y'z _EMPTY='' #\n",
+        )],
+    ),
+    (
+        "patterns of log files",
+        &[
+            (
+                "jail.local",
+                "[DEFAULT]\nfilter = sshd\nenabled = true\naction=\n[a]\nlogpath = @DIR@/log/**/*.log\n  @DIR@/log/[!a]/[x-z].log\n  @DIR@/log/.*\n\
+                 [b]\nlogpath = @DIR@/log/a/[]x].log\n  @DIR@/log/a/[x\n  @DIR@/log/?/../a/x.*\n  @DIR@/lo[g]/a**\n[c]\nlogpath = @DIR@/log/a/[.]h.log\n  @DIR@/log/*/none\n  @DIR@/log/\n",
+            ),
+            ("log/a/x.log", ""),
+            ("log/a/].log", ""),
+            ("log/a/[x", ""),
+            ("log/a/.h.log", ""),
+            ("log/b/y.log", ""),
+            ("log/b/deep/z.log", ""),
+            ("log/.hidden", ""),
+        ],
+    ),
+    (
         "jails without a filter, a section or files",
         &[
             (
@@ -438,6 +523,39 @@ const REFUSED: &[(&str, Files, &str)] = &[
         "action.d/iptables.local:2: ",
     ),
     ("a quote without end", &[("jail.local", "[sshd]\njournalmatch = A=\"b\n")], "jail.local:2: "),
+    ("a lone percent sign in [DEFAULT]", &[("jail.local", "[DEFAULT]\nbantime = 5%\n")], "jail.local:2: "),
+    ("a circle of two", &[("jail.local", "[sshd]\nbantime = %(x)s\nx = %(bantime)s\n")], "jail.local:2: "),
+    (
+        "another section that lacks the option",
+        &[("jail.local", "[sshd]\nbantime = %(base/no)s\n[base]\n")],
+        "jail.local:2: ",
+    ),
+    (
+        "a known value that there is not",
+        &[("jail.local", "[sshd]\nfindtime = %(known/nothing)s\n")],
+        "jail.local:2: ",
+    ),
+    ("an unclosed section", &[("jail.d/x.local", "[sshd\nmaxretry = 1\n")], "jail.d/x.local:1: "),
+    (
+        "an option twice in a filter",
+        &[("filter.d/sshd.local", "[Definition]\nmode = a\nmode = b\n")],
+        "filter.d/sshd.local:3: ",
+    ),
+    (
+        "a missing reference in a parameter",
+        &[("filter.d/sshd.local", "[Init]\nx = %(no)s\n")],
+        "filter.d/sshd.local:2: ",
+    ),
+    (
+        "a broken include of jails",
+        &[("jail.local", "[INCLUDES]\nbefore = x.conf\n"), ("x.conf", "[a]\n\n= b\n")],
+        "x.conf:3: ",
+    ),
+    (
+        "a missing reference in an include",
+        &[("jail.local", "[INCLUDES]\nbefore = %(no)s.conf\n")],
+        "jail.local:2: ",
+    ),
     ("no jail but broken ones", &[("jail.local", "[sshd]\nfilter = nothing\n")], "jail.local:2: "),
     (
         "a log level that does not exist",

@@ -71,9 +71,9 @@ pub struct Agent<M> {
 
 impl<M: BanMap> Agent<M> {
     /// An agent for `config`, with nothing banned yet; see [`restore`](Self::restore).
-    pub fn new(config: Config, map: M, store: Store, config_dir: Option<PathBuf>) -> Self {
-        let jails =
-            config.jails.into_iter().map(|settings| (settings.name.clone(), Jail::new(settings))).collect();
+    pub fn new(config: Config, map: M, store: Store, config_dir: Option<PathBuf>, now: SystemTime) -> Self {
+        let jails = config.jails.into_iter();
+        let jails = jails.map(|settings| (settings.name.clone(), Jail::new(settings, now))).collect();
         Self {
             jails,
             bans: BanSet::default(),
@@ -352,6 +352,7 @@ impl<M: BanMap> Agent<M> {
             currently_failed: jail.currently_failed(),
             total_failed: jail.total_failed(),
             journal_matches: jail.settings().journalmatch.to_string(),
+            over_budget: jail.over_budget(),
             currently_banned: banned.len(),
             total_banned: jail.total_banned(),
             banned,
@@ -451,10 +452,10 @@ impl<M: BanMap> Agent<M> {
             let name = settings.name.clone();
             let jail = match old.remove(&name) {
                 Some(mut jail) => {
-                    jail.reconfigure(settings);
+                    jail.reconfigure(settings, now);
                     jail
                 }
-                None => Jail::new(settings),
+                None => Jail::new(settings, now),
             };
             self.jails.insert(name, jail);
         }
@@ -505,8 +506,13 @@ impl<M: BanMap> Agent<M> {
             Ok(addresses) => self.own_addresses = addresses,
             Err(error) => warn!("Own addresses are not known anew: {error:#}"),
         }
-        for jail in self.jails.values_mut() {
+        for (name, jail) in &mut self.jails {
             jail.sweep(now);
+            // Here and not at each line: a flood of such lines must not become a flood of warnings.
+            let lines = jail.take_over_budget();
+            if lines > 0 {
+                warn!(jail = name, lines, "Lines were too long or too expensive to match in full");
+            }
         }
     }
 

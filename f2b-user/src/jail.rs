@@ -8,7 +8,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use jiff::tz::TimeZone;
 
 use crate::{
     ban::Until,
@@ -39,9 +38,9 @@ impl Tally {
     }
 }
 
-/// Journal entries carry their own time, so neither a zone nor the clock decides anything here.
-fn context(settings: &JailSettings) -> filter::Context {
-    settings.filter.context(TimeZone::UTC, 0.0)
+/// A fresh memory for the jail's log. Journal entries carry their own time; the dates in files are local.
+fn context(settings: &JailSettings, now: SystemTime) -> filter::Context {
+    settings.filter.context(settings.logtimezone.clone(), seconds(now))
 }
 
 fn seconds(time: SystemTime) -> f64 {
@@ -98,12 +97,24 @@ pub struct Jail {
     tallies: HashMap<IpAddr, Tally>,
     total_failed: u64,
     total_banned: u64,
+    /// Lines over the budget before the settings changed.
+    over_budget: u64,
+    over_budget_taken: u64,
 }
 
 impl Jail {
-    pub fn new(settings: JailSettings) -> Self {
-        let context = context(&settings);
-        Self { settings, context, tallies: HashMap::new(), total_failed: 0, total_banned: 0 }
+    /// A jail that has seen nothing yet. `now` tells how far in the future the dates in its log can be.
+    pub fn new(settings: JailSettings, now: SystemTime) -> Self {
+        let context = context(&settings, now);
+        Self {
+            settings,
+            context,
+            tallies: HashMap::new(),
+            total_failed: 0,
+            total_banned: 0,
+            over_budget: 0,
+            over_budget_taken: 0,
+        }
     }
 
     /// The failures that a line of the journal completes.
@@ -116,9 +127,21 @@ impl Jail {
     }
 
     /// Goes on with other settings and the failures counted so far.
-    pub fn reconfigure(&mut self, settings: JailSettings) {
-        self.context = context(&settings);
+    pub fn reconfigure(&mut self, settings: JailSettings, now: SystemTime) {
+        self.over_budget = self.over_budget();
+        self.context = context(&settings, now);
         self.settings = settings;
+    }
+
+    /// Lines that were cut because they are too long, or have no verdict because matching them would take too long.
+    pub fn over_budget(&self) -> u64 {
+        self.over_budget + self.context.over_budget()
+    }
+
+    /// Those of them that were not taken before.
+    pub fn take_over_budget(&mut self) -> u64 {
+        let all = self.over_budget();
+        all - std::mem::replace(&mut self.over_budget_taken, all)
     }
 
     /// Charges one failure at `time` (the log's own time) to `address`.
@@ -224,7 +247,7 @@ mod tests {
 
     /// maxretry 5, findtime and bantime 10 minutes.
     fn jail() -> Jail {
-        Jail::new(test_settings())
+        Jail::new(test_settings(), SystemTime::UNIX_EPOCH)
     }
 
     #[test]
@@ -254,7 +277,7 @@ mod tests {
     fn catching_up_ignores_old_failures_and_does_not_ban_for_what_is_over() {
         let mut settings = test_settings();
         settings.bantime = BanTime::For(Duration::from_secs(60));
-        let mut jail = Jail::new(settings);
+        let mut jail = Jail::new(settings, SystemTime::UNIX_EPOCH);
         assert_eq!(jail.failure(attacker(), at(0), &[], at(601)), Outcome::Ignored(Ignored::TooOld));
         for n in 0..4 {
             jail.failure(attacker(), at(n), &[], at(300));
@@ -276,6 +299,16 @@ mod tests {
             assert_eq!(outcome, Outcome::Ignored(Ignored::NoHost), "{no_host}");
         }
         assert_eq!(jail.total_failed(), 0);
+    }
+
+    #[test]
+    fn lines_over_the_budget_are_counted_and_taken_once() {
+        let mut jail = jail();
+        jail.find(&"x".repeat(100_000), at(0), at(0));
+        assert_eq!((jail.take_over_budget(), jail.take_over_budget()), (1, 0));
+        jail.reconfigure(test_settings(), at(1));
+        jail.find(&"x".repeat(100_000), at(1), at(1));
+        assert_eq!((jail.take_over_budget(), jail.over_budget()), (1, 2));
     }
 
     #[test]

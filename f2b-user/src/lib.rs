@@ -30,6 +30,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod jail;
 pub mod net;
 pub mod scope;

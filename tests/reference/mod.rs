@@ -60,6 +60,15 @@ impl Fail2ban {
         self.root.join("etc/fail2ban")
     }
 
+    /// Whether the real client reads the configuration in `dir`, by its exit status.
+    pub fn client_reads(&self, dir: &Path) -> bool {
+        let mut command = Command::new("/usr/bin/python3");
+        command.env("PYTHONPATH", self.modules());
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command.arg(self.root.join("usr/bin/fail2ban-client")).arg("-c").arg(dir).arg("-d");
+        command.output().expect("python3 is installed").status.success()
+    }
+
     /// Runs a script of ours that uses fail2ban's modules.
     pub fn python(&self, script: &str, args: &[&Path]) -> Output {
         let mut command = Command::new("/usr/bin/python3");

@@ -1,7 +1,8 @@
 //! `cargo xtask COMMAND`: one word from a fresh machine to a built, running or tested f2b.
 //!
 //! - [`setup`]: finds what the machine lacks and installs it; every other command begins with it
-//! - [`build`], [`run`], [`lint`], [`test`], [`soak`], [`demo`]: one command each, with its options
+//! - [`build`], [`run`], [`lint`], [`test`], [`soak`], [`fuzz`], [`bench`], [`demo`]: one command each, with its
+//!   options
 //! - [`cargo`]: cargo's command lines, and what it knows about this workspace
 //! - [`privilege`]: how to become root
 //! - [`step`]: commands run one after the other, timed
@@ -10,9 +11,11 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod build;
 mod cargo;
 mod demo;
+mod fuzz;
 mod lint;
 mod privilege;
 mod run;
@@ -34,6 +37,8 @@ Usage: cargo xtask COMMAND [OPTIONS]
   lint    formatting, and clippy on both sides of the kernel line
   test    lint, then all tests; those of the kernel side as root
   soak    the long forms of tests that CI runs in short ones
+  fuzz    hostile input for the readers of configurations, expressions and logs
+  bench   measurements beside what a user would pick instead: filter
   demo    an attack and its ban, played in network namespaces
 
 Every command sets the machine up first; with --no-install it stops where that would change anything.
@@ -59,6 +64,8 @@ fn dispatch(mut args: impl Iterator<Item = OsString>) -> Result<()> {
         "lint" => options(lint::Lint::from_vec(args)).run(),
         "test" => options(test::Test::from_vec(args)).run(),
         "soak" => options(soak::Soak::from_vec(args)).run(),
+        "fuzz" => options(fuzz::Fuzz::from_vec(args)).run(),
+        "bench" => options(bench::Bench::from_vec(args)).run(),
         "demo" => options(demo::Demo::from_vec(args)).run(),
         "help" | "-h" | "--help" => {
             println!("{HELP}");

@@ -45,9 +45,15 @@ pub(crate) enum Need {
     Lint,
     Run,
     Tests,
+    Fuzz,
 }
 
 impl Need {
+    /// The agent with its eBPF program. The fuzzer sees only a part of it.
+    fn builds_agent(self) -> bool {
+        self != Self::Fuzz
+    }
+
     fn lints(self) -> bool {
         matches!(self, Self::Lint | Self::Tests)
     }

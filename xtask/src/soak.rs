@@ -1,19 +1,24 @@
 use anyhow::Result;
 
 use crate::{
-    cargo,
+    cargo::{self, cargo},
     setup::{self, Mode, Need},
     step::{self, Step},
 };
 
-/// What the test reads; without it, it does a short form.
+/// What the tests read; without them, they do a short form.
 const ROUNDS_VARIABLE: &str = "F2B_SOAK_ROUNDS";
+const SEEDS_VARIABLE: &str = "F2B_SOAK_SEEDS";
+const EXPRESSIONS_VARIABLE: &str = "F2B_SOAK_EXPRESSIONS";
 
 xflags::xflags! {
-    /// The long form of tests that CI runs in a short one: agents killed and started under a flood.
+    /// The long form of tests that CI runs in a short one: agents killed and started under a flood; spoiled log lines
+    /// through every filter of the real fail2ban and through ours.
     cmd soak {
         /// How many agents (default: 300, about a second each).
         optional --rounds rounds: u32
+        /// How often every sample line is spoiled (default: 30, about half a minute each).
+        optional --seeds seeds: u32
         /// Should this machine lack anything, only say what, and fail.
         optional --no-install
     }
@@ -25,6 +30,10 @@ impl Soak {
         let mut kills = cargo::test_as_root("restart")?;
         kills.args(["--release", "--", "no_banned_packet_passes"]);
         kills.env(ROUNDS_VARIABLE, self.rounds.unwrap_or(300).to_string());
-        step::run_all(vec![Step::new("kills", kills)])
+        let mut lines = cargo(["test", "--package", "f2b-user", "--test", "filters", "--release"]);
+        lines.args(["--", "--nocapture"]);
+        let seeds = self.seeds.unwrap_or(30);
+        lines.env(SEEDS_VARIABLE, seeds.to_string()).env(EXPRESSIONS_VARIABLE, (seeds * 1000).to_string());
+        step::run_all(vec![Step::new("kills", kills), Step::new("lines", lines)])
     }
 }

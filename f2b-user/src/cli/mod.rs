@@ -11,6 +11,7 @@ mod status;
 mod unban;
 
 use std::{
+    env,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -62,13 +63,17 @@ enum Command {
     /// Show or check the configuration, or write the built-in one
     Config(config::Config),
     /// Show what a filter finds in a log
-    Regex(regex::Command),
+    Regex(Box<regex::Command>),
     /// Remove the XDP programs and all bans from the kernel
     Detach(detach::Detach),
 }
 
-/// Parses the command line, runs the command, prints its error.
+/// Parses the command line, runs the command, prints its error. The binary's own name decides whose face it has.
 pub fn main() -> ExitCode {
+    let program = env::args_os().next().unwrap_or_default();
+    if regex::is_fail2ban_regex(program.as_ref()) {
+        return regex::fail2ban::main(env::args_os());
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -111,7 +111,8 @@ impl Run {
         let socket = ControlSocket::bind(&global.socket)?;
         if self.dry_run {
             info!("Dry run: deciding everything, enforcing nothing");
-            let mut agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config);
+            let mut agent =
+                Agent::new(config, DryRun::default(), Store::in_memory()?, global.config, SystemTime::now());
             agent.restore(SystemTime::now())?;
             return agent.dry_run().run(socket, net).await;
         }
@@ -123,7 +124,7 @@ impl Run {
                 Store::in_memory().context("opening a store in memory")?
             }
         };
-        let mut agent = Agent::new(config, kernel, store, global.config);
+        let mut agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
         agent.restore(SystemTime::now())?;
         agent.map().attach()?;
         agent.run(socket, net).await

@@ -78,14 +78,19 @@ fn interface(interface: &InterfaceStatus) -> String {
     format!("{} ({mode})", interface.name)
 }
 
-/// fail2ban's shape for a journal-fed jail, to the byte (`client/beautifier.py`).
+/// fail2ban's shape for a journal-fed jail, to the byte (`client/beautifier.py`), unless lines were over the budget.
 fn jail(status: &JailStatus) -> String {
+    let over_budget = match status.over_budget {
+        0 => String::new(),
+        lines => format!("|  |- Lines over budget:\t{lines} (too long or too expensive to match in full)\n"),
+    };
     let banned: Vec<_> = status.banned.iter().map(ToString::to_string).collect();
     format!(
         "Status for the jail: {}\n\
          |- Filter\n\
          |  |- Currently failed:\t{}\n\
          |  |- Total failed:\t{}\n\
+         {over_budget}\
          |  `- Journal matches:\t{}\n\
          `- Actions\n   \
             |- Currently banned:\t{}\n   \
@@ -107,11 +112,12 @@ mod tests {
 
     #[test]
     fn a_jails_status_has_fail2bans_shape() {
-        let status = JailStatus {
+        let mut status = JailStatus {
             jail: "sshd".into(),
             currently_failed: 1,
             total_failed: 6,
             journal_matches: "_SYSTEMD_UNIT=sshd.service".into(),
+            over_budget: 0,
             currently_banned: 2,
             total_banned: 3,
             banned: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
@@ -122,5 +128,8 @@ mod tests {
              |  `- Journal matches:\t_SYSTEMD_UNIT=sshd.service\n`- Actions\n   |- Currently banned:\t2\n   \
              |- Total banned:\t3\n   `- Banned IP list:\t192.0.2.1 2001:db8::1\n"
         );
+        status.over_budget = 7;
+        let over_budget = "\n|  |- Lines over budget:\t7 (too long or too expensive to match in full)\n";
+        assert!(jail(&status).contains(over_budget));
     }
 }

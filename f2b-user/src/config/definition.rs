@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    dialect::{Options, Sections, condition},
+    dialect::{Options, Sections, Value, condition},
     tags,
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Definition {
     /// What wins over `[Definition]` when a value is looked up: the jail's options, and above those the given ones.
     outer: Options,
     /// Tags that were looked up once. Kept when the jail's options change: so does fail2ban.
-    looked_up: HashMap<String, Option<String>>,
+    looked_up: HashMap<String, Option<Value>>,
 }
 
 impl Definition {
@@ -78,11 +78,11 @@ impl Definition {
         let conditional = options.keys().filter(|name| condition(name) < name.len());
         ignored.extend(conditional.map(|name| name[..condition(name)].to_owned()));
         let (file, outer, looked_up) = (&self.file, &self.outer, &mut self.looked_up);
-        tags::substitute(&mut options, &ignored, |tag| {
+        tags::substitute(&mut options, &ignored, file.budget(), |tag| {
             if let Some(known) = looked_up.get(tag) {
                 return Ok(known.clone());
             }
-            let found = file.get_qualified(DEFINITION, tag, outer)?.map(|value| value.text);
+            let found = file.get_qualified(DEFINITION, tag, outer)?;
             looked_up.insert(tag.to_owned(), found.clone());
             Ok(found)
         })?;

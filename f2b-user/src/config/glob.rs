@@ -1,4 +1,7 @@
 //! `/var/log/*/error.log` → the files that exist (Python's `glob.glob`).
+//!
+//! Not the crate `glob`: told to pass over hidden files, as Python does, it does not find them for `.*` either; and it
+//! refuses a `[` that is not closed, and descends into folders for `**`, where Python's default does neither.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +11,10 @@ impl LogPath {
     /// The files that there are now, sorted. A link that leads nowhere is none.
     pub fn files(&self) -> Vec<PathBuf> {
         let pattern = &self.pattern;
+        if !pattern.contains(['*', '?', '[']) {
+            let file = PathBuf::from(pattern);
+            return if file.exists() { vec![file] } else { Vec::new() };
+        }
         let root = if pattern.starts_with('/') { "/" } else { "" };
         let mut found = vec![PathBuf::from(root)];
         for part in pattern.split('/').filter(|part| !part.is_empty()) {
@@ -17,7 +24,7 @@ impl LogPath {
                 found.iter_mut().for_each(|dir| dir.push(part));
             }
         }
-        found.retain(|file| !pattern.is_empty() && file.exists());
+        found.retain(|file| file.exists());
         found.sort();
         found
     }
@@ -89,6 +96,8 @@ fn set(pattern: &[char], c: char) -> Option<(usize, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
     use super::*;
 
     #[test]
@@ -112,17 +121,44 @@ mod tests {
     }
 
     #[test]
-    fn files_are_found_through_folders() {
+    fn files_are_found_as_python_finds_them() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["a/error.log", "b/error.log", "b/.hidden.log", "c/other"] {
+        for name in
+            ["a/error.log", "b/error.log", "b/.hidden.log", "c/other", "a[b", "a]e", "ab/deep/x.log", "c/é"]
+        {
             let path = dir.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
         }
-        let files = |pattern: &str| {
-            let pattern = dir.path().join(pattern).display().to_string();
-            LogPath { pattern, from: "head".into() }.files().len()
-        };
-        assert_eq!((files("*/*.log"), files("c/other"), files("c/none"), files("?/.*")), (2, 1, 0, 1));
+        symlink("nowhere", dir.path().join("c/dangling")).unwrap();
+        for (pattern, expected) in [
+            ("*/*.log", "a/error.log b/error.log"),
+            ("c/other", "c/other"),
+            ("c/none", ""),
+            ("none/*", ""),
+            ("?/.*", "b/.hidden.log"),
+            ("b/[.]*", ""),
+            ("c/*", "c/other c/é"),
+            ("c/?", "c/é"),
+            ("[!a]/*.log", "b/error.log"),
+            ("[a-b]/*r.log", "a/error.log b/error.log"),
+            ("**/*.log", "a/error.log b/error.log"),
+            ("a**/**.log", "a/error.log"),
+            ("a[b", "a[b"),
+            ("?[b", "a[b"),
+            ("a[]x]e", "a]e"),
+            ("a/../b/*.log", "a/../b/error.log"),
+            ("*/../b/*r.log", "a/../b/error.log ab/../b/error.log b/../b/error.log c/../b/error.log"),
+            ("", ""),
+        ] {
+            let root = dir.path().display().to_string();
+            let pattern = if pattern.is_empty() { String::new() } else { format!("{root}/{pattern}") };
+            let files = LogPath { pattern: pattern.clone(), from: "head".into() }.files();
+            let files: Vec<_> = files
+                .iter()
+                .map(|file| file.display().to_string().replace(&format!("{root}/"), ""))
+                .collect();
+            assert_eq!(files.join(" "), expected, "{pattern}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Error, Result, anyhow};
 
 use super::{
     definition::Definition,
-    dialect::{Options, Sections, Tree, Value, is_space},
+    dialect::{Options, Place, Sections, Tree, Value, is_space},
     options, time, words,
 };
 
@@ -15,68 +15,63 @@ use super::{
 const FAIL2BAN_VERSION: &str = "1.0.2";
 
 /// The options of a filter that a jail may set itself.
-const FILTER_OPTIONS: [&str; 7] =
+pub(super) const FILTER_OPTIONS: [&str; 7] =
     ["usedns", "prefregex", "ignoreregex", "failregex", "maxlines", "datepattern", "journalmatch"];
 
-/// The options of a jail; those of its filter come on top.
-const JAIL_OPTIONS: [&str; 22] = [
-    "enabled",
-    "backend",
-    "maxretry",
-    "maxmatches",
-    "findtime",
-    "bantime",
-    "bantime.increment",
-    "bantime.factor",
-    "bantime.formula",
-    "bantime.multipliers",
-    "bantime.maxtime",
-    "bantime.rndtime",
-    "bantime.overalljails",
-    "ignorecommand",
-    "ignoreself",
-    "ignoreip",
-    "ignorecache",
-    "filter",
-    "logtimezone",
-    "logencoding",
-    "logpath",
-    "action",
+/// How an option's text is read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Text,
+    Boolean,
+}
+use Kind::{Boolean, Text};
+
+/// The options of a jail that [`JailOptions`] has a field for. With [`OTHERS`] and those of its filter, a jail has no
+/// more (`JailReader._configOpts`).
+pub(super) const FIELDS: [(&str, Kind); 10] = [
+    ("enabled", Boolean),
+    ("backend", Text),
+    ("maxretry", Text),
+    ("findtime", Text),
+    ("bantime", Text),
+    ("ignoreself", Boolean),
+    ("ignoreip", Text),
+    ("filter", Text),
+    ("logpath", Text),
+    ("action", Text),
 ];
-/// Those of them that are carried as they are written.
-const OTHERS: [&str; 12] = [
-    "maxmatches",
-    "bantime.increment",
-    "bantime.factor",
-    "bantime.formula",
-    "bantime.multipliers",
-    "bantime.maxtime",
-    "bantime.rndtime",
-    "bantime.overalljails",
-    "ignorecommand",
-    "ignorecache",
-    "logtimezone",
-    "logencoding",
+/// Those that are carried as they are written.
+pub(super) const OTHERS: [(&str, Kind); 12] = [
+    ("maxmatches", Text),
+    ("bantime.increment", Boolean),
+    ("bantime.factor", Text),
+    ("bantime.formula", Text),
+    ("bantime.multipliers", Text),
+    ("bantime.maxtime", Text),
+    ("bantime.rndtime", Text),
+    ("bantime.overalljails", Boolean),
+    ("ignorecommand", Text),
+    ("ignorecache", Text),
+    ("logtimezone", Text),
+    ("logencoding", Text),
 ];
-const BOOLEANS: [&str; 4] = ["enabled", "bantime.increment", "bantime.overalljails", "ignoreself"];
 
 /// What an action may define (`ActionReader._configOpts`); everything else is a parameter.
-const ACTION_OPTIONS: [&str; 13] = [
-    "actionstart",
-    "actionstart_on_demand",
-    "actionstop",
-    "actionflush",
-    "actionreload",
-    "actioncheck",
-    "actionrepair",
-    "actionrepair_on_unban",
-    "actionban",
-    "actionprolong",
-    "actionreban",
-    "actionunban",
-    "norestored",
+const ACTION_OPTIONS: [(&str, Kind); 13] = [
+    ("actionstart", Text),
+    ("actionstart_on_demand", Boolean),
+    ("actionstop", Text),
+    ("actionflush", Text),
+    ("actionreload", Text),
+    ("actioncheck", Text),
+    ("actionrepair", Text),
+    ("actionrepair_on_unban", Boolean),
+    ("actionban", Text),
+    ("actionprolong", Text),
+    ("actionreban", Text),
+    ("actionunban", Text),
+    ("norestored", Boolean),
 ];
-const ACTION_BOOLEANS: [&str; 3] = ["actionstart_on_demand", "actionrepair_on_unban", "norestored"];
 /// Tags in actions that are only known at the ban, though options may have their names.
 const AT_THE_BAN: [&str; 5] = ["matches", "ipmatches", "ipjailmatches", "timeout", "bantime"];
 
@@ -115,7 +110,7 @@ pub struct JailOptions {
     /// What the jail, or `[DEFAULT]`, says for its actions to use.
     pub port: Option<Value>,
     pub protocol: Option<Value>,
-    /// The jail's own options as written, interpolated: those above, and those without a meaning here
+    /// The jail's own options as written, interpolated: those above, and those without a field of their own
     /// (`bantime.increment`, `ignorecommand`, …).
     pub written: Options,
 }
@@ -123,8 +118,7 @@ pub struct JailOptions {
 impl JailOptions {
     /// The options that are set and have no field of their own: `bantime.increment`, `ignorecommand`, …
     pub fn others(&self) -> impl Iterator<Item = (&str, &str)> {
-        let set = OTHERS.iter().filter_map(|option| self.written.get(*option).map(|value| (*option, value)));
-        set.map(|(option, value)| (option, value.text.as_str()))
+        OTHERS.iter().filter_map(|(option, _)| Some((*option, self.written.get(*option)?.text.as_str())))
     }
 }
 
@@ -181,6 +175,11 @@ impl<'a> JailReader<'a> {
         Ok(Self { tree, jails: RefCell::new(jails), definitions: RefCell::default() })
     }
 
+    /// A reader for filters by themselves.
+    pub(super) fn without_jails(tree: &'a Tree) -> Self {
+        Self { tree, jails: RefCell::default(), definitions: RefCell::default() }
+    }
+
     pub(super) fn names(&self) -> Vec<String> {
         self.jails.borrow().names().map(str::to_owned).collect()
     }
@@ -194,7 +193,7 @@ impl<'a> JailReader<'a> {
     /// The jail's options, or `None` if it is not enabled.
     pub(super) fn jail(&self, name: &str) -> Result<Option<JailOptions>, Trouble> {
         // What `known/…` in the jail refers to depends on the filter, which depends on these three.
-        let first = self.options(name, &["enabled", "backend", "filter"])?;
+        let first = self.options(name, [("enabled", Boolean), ("backend", Text), ("filter", Text)])?;
         if first.get("enabled").is_none_or(|enabled| enabled.text != "True") {
             return Ok(None);
         }
@@ -204,8 +203,8 @@ impl<'a> JailReader<'a> {
             let known = filter.combined(&[])?;
             self.jails.borrow_mut().set_known(name, &known);
         }
-        let names: Vec<_> = JAIL_OPTIONS.into_iter().chain(FILTER_OPTIONS).collect();
-        let own = self.options(name, &names)?;
+        let of_filter = FILTER_OPTIONS.map(|option| (option, Text));
+        let own = self.options(name, FIELDS.into_iter().chain(OTHERS).chain(of_filter))?;
         let (filter_name, of_filter) = match filter {
             None => (None, Options::new()),
             Some((filter_name, mut filter)) => {
@@ -219,13 +218,20 @@ impl<'a> JailReader<'a> {
         Ok(Some(jail))
     }
 
-    /// What a jail without a section would be whose `filter` is `text` and whose lines come from a file.
-    pub(super) fn filter_alone(&self, text: &str) -> Result<JailOptions, Trouble> {
-        let value = Value { text: text.to_owned(), place: "the command line".into() };
-        let jail = Options::from_iter([("filter".to_owned(), value)]);
-        let (name, mut filter) = self.filter(&jail)?.context("a filter has a name")?;
-        filter.read(&FILTER_OPTIONS, &Options::new(), false)?;
-        assemble("(none)", Some(name), &filter.combined(&[])?, Options::new(), Vec::new())
+    /// What a jail without a section would be that has this filter with these options; the filter's options; and those
+    /// of them that are given, or may be.
+    pub(super) fn filter_alone(
+        &self,
+        name: &str,
+        file: Rc<Sections>,
+        given: Options,
+        journal: bool,
+    ) -> Result<(JailOptions, Options, Vec<String>), Trouble> {
+        let mut filter = with_logtype(file, given, journal, &Place::outside("the command line"));
+        filter.read(&FILTER_OPTIONS, &Options::new(), true)?;
+        let options = filter.combined(&[])?;
+        let jail = assemble("(none)", Some(name.to_owned()), &options, Options::new(), Vec::new())?;
+        Ok((jail, options, filter.given.keys().cloned().collect()))
     }
 
     /// An option that has no meaning to fail2ban itself. One that leads nowhere is as good as none: fail2ban would only
@@ -235,20 +241,22 @@ impl<'a> JailReader<'a> {
     }
 
     /// The jail's own options of these names, interpolated.
-    fn options(&self, jail: &str, names: &[&str]) -> Result<Options, Trouble> {
+    fn options(
+        &self,
+        jail: &str,
+        wanted: impl IntoIterator<Item = (&'static str, Kind)>,
+    ) -> Result<Options, Trouble> {
         let jails = self.jails.borrow();
         let mut options = Options::new();
-        for &name in names {
-            let Some(mut value) = jails.get(jail, name, &Options::new())? else { continue };
-            if BOOLEANS.contains(&name) {
-                value.text = boolean(&value.text).into();
-            }
-            options.insert(name.to_owned(), value);
-        }
-        for (name, text) in [("backend", "auto"), ("filter", ""), ("action", "")] {
-            if names.contains(&name) {
-                let value = || Value { text: text.to_owned(), place: "built in".into() };
-                options.entry(name.to_owned()).or_insert_with(value);
+        for (option, kind) in wanted {
+            let default = match option {
+                "backend" => Some("auto"),
+                "filter" | "action" => Some(""),
+                _ => None,
+            };
+            let value = jails.get(jail, option, &Options::new())?.map(|value| kind.read(value));
+            if let Some(value) = value.or_else(|| Some(Value::new(default?, &Place::outside("built in")))) {
+                options.insert(option.to_owned(), value);
             }
         }
         Ok(options)
@@ -259,24 +267,21 @@ impl<'a> JailReader<'a> {
             return Ok(None);
         };
         let place = &value.place;
-        let (name, mut given) = options::extract(&value.text, place)
+        let (name, given) = options::extract(&value.text, place)
             .with_context(|| format!("{place}: filter = {}", value.text))
             .map_err(Trouble::LeftOut)?;
         let file = self.definition("filter.d", name, place)?;
         let journal = jail.get("backend").is_some_and(|backend| backend.text.starts_with("systemd"));
-        let mut filter = Definition::new(file, Options::new());
-        // The filter must know where its lines come from, unless it is told (`FilterReader.applyAutoOptions`).
-        let told = given.get("logtype").is_some_and(|logtype| !logtype.text.is_empty());
-        if !told && !filter.defines("logtype") {
-            let logtype = if journal { "journal" } else { "file" };
-            given.insert("logtype".into(), Value { text: logtype.into(), place: place.clone() });
-        }
-        filter.given = given;
-        Ok(Some((name.to_owned(), filter)))
+        Ok(Some((name.to_owned(), with_logtype(file, given, journal, place))))
     }
 
     /// The file of a filter or an action.
-    fn definition(&self, folder: &str, name: &str, place: &str) -> Result<Rc<Sections>, Trouble> {
+    pub(super) fn definition(
+        &self,
+        folder: &str,
+        name: &str,
+        place: &Place,
+    ) -> Result<Rc<Sections>, Trouble> {
         let stem = format!("{folder}/{name}");
         let known = self.definitions.borrow().get(&stem).cloned();
         let sections = match known {
@@ -300,7 +305,13 @@ impl<'a> JailReader<'a> {
         entries.into_iter().map(|entry| self.action(jail, own, entry, &value.place)).collect()
     }
 
-    fn action(&self, jail: &str, own: &Options, entry: &str, place: &str) -> Result<ActionOptions, Trouble> {
+    fn action(
+        &self,
+        jail: &str,
+        own: &Options,
+        entry: &str,
+        place: &Place,
+    ) -> Result<ActionOptions, Trouble> {
         let (file, mut given) = options::extract(entry, place)
             .with_context(|| format!("{place}: action {entry}"))
             .map_err(Trouble::LeftOut)?;
@@ -309,7 +320,7 @@ impl<'a> JailReader<'a> {
             let path = format!("{}/action.d/{file}", self.tree.describe());
             return Ok(ActionOptions { name, file: stem.to_owned(), python: Some(path), properties: given });
         }
-        let value = |text: &str| Value { text: text.to_owned(), place: place.to_owned() };
+        let value = |text: &str| Value::new(text, place);
         let called = given.entry("name".into()).or_insert_with(|| value(jail)).text.clone();
         // Two actions of one jail from the same file need two names.
         let mut name = file.to_owned();
@@ -322,24 +333,37 @@ impl<'a> JailReader<'a> {
         let name = given.entry("actname".into()).or_insert_with(|| value(&name)).text.clone();
 
         let mut action = Definition::new(self.definition("action.d", file, place)?, given);
-        action.read(&ACTION_OPTIONS, own, false).with_context(|| format!("action {file}"))?;
+        action
+            .read(&ACTION_OPTIONS.map(|(option, _)| option), own, false)
+            .with_context(|| format!("action {file}"))?;
         let combined = action.combined(&AT_THE_BAN).with_context(|| format!("action {file}"))?;
+        let kind =
+            |option: &str| ACTION_OPTIONS.into_iter().find(|(name, _)| *name == option).map(|(_, kind)| kind);
         let mut properties = Options::new();
-        for (option, mut value) in combined {
-            if ACTION_OPTIONS.contains(&option.as_str()) {
-                if ACTION_BOOLEANS.contains(&option.as_str()) {
-                    value.text = boolean(&value.text).into();
-                }
-                properties.insert(option, value);
+        for (option, value) in combined {
+            if let Some(kind) = kind(&option) {
+                properties.insert(option, kind.read(value));
             }
         }
         for (option, value) in &action.given {
-            if !ACTION_OPTIONS.contains(&option.as_str()) && !option.starts_with("known/") {
+            if kind(option).is_none() && !option.starts_with("known/") {
                 properties.insert(option.clone(), value.clone());
             }
         }
         Ok(ActionOptions { name, file: file.to_owned(), python: None, properties })
     }
+}
+
+/// A filter must know where its lines come from, unless it is told (`FilterReader.applyAutoOptions`).
+fn with_logtype(file: Rc<Sections>, mut given: Options, journal: bool, place: &Place) -> Definition {
+    let mut filter = Definition::new(file, Options::new());
+    let told = given.get("logtype").is_some_and(|logtype| !logtype.text.is_empty());
+    if !told && !filter.defines("logtype") {
+        let logtype = if journal { "journal" } else { "file" };
+        given.insert("logtype".into(), Value::new(logtype, place));
+    }
+    filter.given = given;
+    filter
 }
 
 /// Puts together what the filter and the jail say, as the commands would that fail2ban's client sends to its server
@@ -353,7 +377,7 @@ fn assemble(
 ) -> Result<JailOptions, Trouble> {
     // Both add to a list, the filter first.
     let list = |option: &str| -> Vec<Value> {
-        [of_filter, &own].into_iter().flat_map(|o| lines(o, option)).collect()
+        [of_filter, &own].into_iter().filter_map(|o| o.get(option)).flat_map(Value::lines).collect()
     };
     // The client sends these ahead of everything else, the jail's before the filter's: the last one counts.
     let ahead = |option: &str| of_filter.get(option).or_else(|| own.get(option));
@@ -399,19 +423,15 @@ impl LogPath {
     }
 }
 
-/// An option's lines, each with the place of the value.
-fn lines(options: &Options, option: &str) -> Vec<Value> {
-    let Some(value) = options.get(option) else {
-        return Vec::new();
-    };
-    let lines = value.text.split('\n').filter(|line| !line.is_empty());
-    lines.map(|line| Value { text: line.to_owned(), place: value.place.clone() }).collect()
-}
-
-/// What fail2ban takes for true; everything else is false (`helpers.py`, `_as_bool`).
-fn boolean(text: &str) -> &'static str {
-    let is_true = ["1", "on", "true", "yes"].contains(&text.to_lowercase().as_str());
-    if is_true { "True" } else { "False" }
+impl Kind {
+    /// What fail2ban takes for true is `True`, everything else `False` (`helpers.py`, `_as_bool`).
+    fn read(self, value: Value) -> Value {
+        if self == Text {
+            return value;
+        }
+        let is_true = ["1", "on", "true", "yes"].contains(&value.text.to_lowercase().as_str());
+        Value::new(if is_true { "True" } else { "False" }, &value.place)
+    }
 }
 
 /// Python's `int(text)`.

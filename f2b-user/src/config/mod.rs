@@ -8,6 +8,7 @@ mod definition;
 pub mod dialect;
 mod glob;
 mod jail;
+mod misspelt;
 mod options;
 mod own;
 mod scope;
@@ -17,17 +18,20 @@ mod time;
 mod words;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
+use jiff::tz::TimeZone;
 
 use self::{
-    dialect::{BUILT_IN, DEFAULT, Options, Tree, Value},
+    dialect::{BUILT_IN, DEFAULT, Options, Place, Tree, Value},
     jail::{JailReader, Trouble},
     scope::Services,
 };
@@ -36,7 +40,7 @@ pub use self::{
     own::Own,
 };
 use crate::{
-    filter::{Filter, FilterSettings},
+    filter::{Filter, FilterSettings, Refused, log_zone},
     scope::Scope,
     source::journal::JournalMatch,
 };
@@ -63,6 +67,8 @@ pub struct JailSettings {
     pub bantime: BanTime,
     pub ignoreip: Vec<IpNet>,
     pub ignoreself: bool,
+    /// Where the local times in log files are (`logtimezone`). A journal has none.
+    pub logtimezone: TimeZone,
     /// What its bans cover; nothing if the jail has actions, but no firewall among them.
     pub scopes: Vec<Scope>,
 }
@@ -118,6 +124,11 @@ impl Resolved {
         Self::read(&Tree::new(dir), origin)
     }
 
+    /// Reads the configuration that `files` would be, by their path from `/`. For fuzzing.
+    pub(crate) fn in_memory(files: BTreeMap<PathBuf, Vec<u8>>) -> Result<Self> {
+        Self::read(&Tree::in_memory(files), "memory".into())
+    }
+
     fn read(tree: &Tree, origin: String) -> Result<Self> {
         let server = server::options(tree)?;
         let reader = JailReader::new(tree)?;
@@ -144,6 +155,9 @@ impl Resolved {
             }
         }
         resolved.warnings = tree.take_warnings();
+        for section in resolved.jails.iter().map(|jail| jail.name.as_str()).chain([DEFAULT]) {
+            resolved.warnings.extend(misspelt::warnings(tree, section, &reader.written(section)));
+        }
         if resolved.jails.is_empty() && !resolved.left_out.is_empty() {
             bail!("no jail is left in {}: {}", resolved.origin, resolved.left_out.join("; "));
         }
@@ -209,23 +223,128 @@ pub fn init(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// What `filter = text` of a jail would resolve to, in the tree that [`Resolved::load`] reads.
+/// Where a filter is that is read by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum FilterFile {
+    /// The one of this name in the tree that [`Resolved::load`] reads.
+    InTree { dir: Option<PathBuf>, name: String },
+    /// This file, with those that it includes.
+    Alone(PathBuf),
+}
+
+/// A filter that was read by itself, without a jail.
+#[derive(Clone, Debug)]
+pub struct FilterAlone {
+    /// `maxlines` is empty unless the filter sets it.
+    pub settings: FilterSettings,
+    /// Alternatives, each the words of one line.
+    pub journalmatch: Vec<Vec<String>>,
+    /// `logtype`, `datepattern` and the options that can be given, as they resolve.
+    pub options: Vec<(String, String)>,
+}
+
+/// Splits `name[a=b, c="d,e"]`.
+///
+/// # Errors
+/// Where the brackets are not in this form.
+pub fn filter_options(text: &str) -> Result<(String, Vec<(String, String)>)> {
+    let (name, options) = options::extract(text, &Place::outside("the command line"))?;
+    let options = options.into_iter().map(|(option, value)| (option, value.text));
+    Ok((name.to_owned(), options.collect()))
+}
+
+/// What `filter = text` resolves to for a jail whose lines come from a file, in the tree that [`Resolved::load`] reads.
 ///
 /// # Errors
 /// There is no such filter, or it is broken.
 pub fn filter(dir: Option<&Path>, text: &str) -> Result<FilterSettings> {
-    let tree = Tree::new(dir.or_else(standard_dir));
-    let jail = JailReader::new(&tree)?.filter_alone(text).map_err(|trouble| match trouble {
+    let (name, given) = filter_options(text)?;
+    let file = FilterFile::InTree { dir: dir.map(Path::to_owned), name };
+    Ok(filter_alone(&file, &given, false)?.settings)
+}
+
+/// Reads a filter by itself. `given` are its options as in a jail; `journal`: its lines come from the journal.
+///
+/// # Errors
+/// There is no such filter, or it is broken.
+pub fn filter_alone(file: &FilterFile, given: &[(String, String)], journal: bool) -> Result<FilterAlone> {
+    let place = &Place::outside("the command line");
+    let value = |text: &str| Value::new(text, place);
+    let options: Options = given.iter().map(|(option, text)| (option.clone(), value(text))).collect();
+    let reason = |trouble| match trouble {
         Trouble::LeftOut(error) | Trouble::Refused(error) => error,
-    })?;
-    Ok(filter_settings(&jail))
+    };
+    let tree = match file {
+        FilterFile::InTree { dir, .. } => Tree::new(dir.as_deref().or_else(standard_dir)),
+        FilterFile::Alone(path) => Tree::new(path.parent()),
+    };
+    let reader = JailReader::without_jails(&tree);
+    let (name, sections) = match file {
+        FilterFile::InTree { name, .. } => {
+            (name.clone(), reader.definition("filter.d", name, place).map_err(reason)?)
+        }
+        FilterFile::Alone(path) => {
+            let sections = tree.file_sections(path)?;
+            let name = path.display().to_string();
+            (name, sections.with_context(|| format!("{} cannot be read", path.display()))?.into())
+        }
+    };
+    let (jail, resolved, parameters) =
+        reader.filter_alone(&name, Rc::clone(&sections), options, journal).map_err(reason)?;
+    let own = |option: &str| resolved.get(option).map(|value| value.text.clone());
+    let mut shown = Vec::new();
+    for option in ["logtype", "datepattern"].into_iter().chain(parameters.iter().map(String::as_str)) {
+        if let Some(text) = own(option)
+            && !shown.iter().any(|(known, _)| known == option)
+        {
+            shown.push((option.to_owned(), text));
+        }
+    }
+    let maxlines = own("maxlines").filter(|text| text.trim().parse::<i64>().is_ok()).unwrap_or_default();
+    Ok(FilterAlone {
+        settings: FilterSettings { maxlines, ..filter_settings(&jail) },
+        journalmatch: jail.journalmatch,
+        options: shown,
+    })
+}
+
+/// The words of a `journalmatch`, quoted as in a shell.
+///
+/// # Errors
+/// A quote that is not closed.
+pub fn journalmatch_words(line: &str) -> Result<Vec<String>> {
+    words::split(line)
+}
+
+/// The names of the filters in the tree that [`Resolved::load`] reads.
+pub fn filter_names(dir: Option<&Path>) -> Vec<String> {
+    Tree::new(dir.or_else(standard_dir)).names("filter.d")
+}
+
+/// The directory that is read when `-c` names none; nothing is the built-in tree.
+pub fn default_dir() -> Option<&'static Path> {
+    standard_dir()
+}
+
+/// The built-in filters, each in its usual and in its aggressive mode. For fuzzing.
+pub(crate) fn built_in_filters() -> Vec<FilterSettings> {
+    let tree = Tree::new(None);
+    let reader = JailReader::without_jails(&tree);
+    let place = Place::outside("built in");
+    let read = |(name, mode): (&String, &str)| {
+        let file = reader.definition("filter.d", name, &place).ok()?;
+        let given = Options::from_iter([("mode".to_owned(), Value::new(mode, &place))]);
+        let (jail, ..) = reader.filter_alone(name, file, given, true).ok()?;
+        Some(filter_settings(&jail)).filter(|settings| !settings.failregex.is_empty())
+    };
+    let names = tree.names("filter.d");
+    names.iter().flat_map(|name| ["normal", "aggressive"].map(|mode| (name, mode))).filter_map(read).collect()
 }
 
 /// The options that decide what a filter finds.
 fn filter_settings(jail: &JailOptions) -> FilterSettings {
     let texts = |values: &[Value]| -> Vec<String> { values.iter().map(|value| value.text.clone()).collect() };
     let text = |value: &Option<Value>| value.as_ref().map(|value| value.text.clone()).unwrap_or_default();
-    let journal = jail.backend.starts_with("systemd");
     FilterSettings {
         prefregex: text(&jail.prefregex),
         failregex: texts(&jail.failregex),
@@ -233,31 +352,54 @@ fn filter_settings(jail: &JailOptions) -> FilterSettings {
         maxlines: jail.maxlines.to_string(),
         datepattern: text(&jail.datepattern),
         usedns: jail.usedns.clone(),
-        logtype: if journal { "journal".into() } else { String::new() },
     }
+}
+
+/// Where the expression or the date pattern is written that [`Filter::new`] refuses.
+fn place_of<'a>(error: &anyhow::Error, jail: &'a JailOptions) -> Option<&'a Place> {
+    let value = match error.downcast_ref::<Refused>() {
+        Some(refused) => {
+            let mut expressions = match refused.option {
+                "prefregex" => jail.prefregex.as_slice(),
+                "failregex" => &jail.failregex,
+                _ => &jail.ignoreregex,
+            }
+            .iter();
+            expressions.find(|value| value.text == refused.text)
+        }
+        None if error.to_string().starts_with("datepattern") => jail.datepattern.as_ref(),
+        None => None,
+    };
+    value.map(|value| &value.place)
 }
 
 /// What the agent needs of a jail, checked.
 fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
+    let place = |option: &str| {
+        jail.written.get(option).map_or_else(|| Place::outside("built in"), |value| value.place.clone())
+    };
     if !["auto", "systemd"].contains(&jail.backend.as_str()) {
-        bail!("backend = {} is not supported yet; use systemd", jail.backend);
+        bail!("{}: backend = {} is not supported yet; use systemd", place("backend"), jail.backend);
     }
     let Some(filter) = &jail.filter else {
         bail!("it has no filter; set one, for example filter = sshd");
     };
-    let compiled = Filter::new(&filter_settings(jail)).with_context(|| {
-        let place = jail.failregex.first().map_or("built in", |value| value.place.as_str());
-        format!("{place}: filter {filter}")
+    let compiled = Filter::new(&filter_settings(jail)).map_err(|error| {
+        let place = place_of(&error, jail).cloned().unwrap_or_else(|| place("filter"));
+        error.context(format!("{place}: filter {filter}"))
     })?;
     if jail.journalmatch.is_empty() {
         let name = &jail.name;
         bail!(
-            "neither the jail nor filter {filter} has a journalmatch; set one, for example _SYSTEMD_UNIT={name}.service"
+            "{}: neither the jail nor filter {filter} has a journalmatch; set one, for example \
+             _SYSTEMD_UNIT={name}.service",
+            place("filter")
         );
     }
-    let journalmatch: Vec<_> = jail.journalmatch.iter().map(|words| words.join(" ")).collect();
-    let journalmatch = JournalMatch::parse(&journalmatch.join("\n"))?;
-    let place = |option: &str| jail.written.get(option).map_or("built in", |value| value.place.as_str());
+    let journalmatch = JournalMatch::new(&jail.journalmatch).with_context(|| {
+        let option = if jail.written.contains_key("journalmatch") { "journalmatch" } else { "filter" };
+        place(option)
+    })?;
     let maxretry = u32::try_from(jail.maxretry).ok().filter(|count| *count >= 1);
     let maxretry = maxretry.with_context(|| {
         format!("{}: maxretry = {} is not a number from 1", place("maxretry"), jail.maxretry)
@@ -271,9 +413,13 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
         journalmatch,
         maxretry,
         findtime,
-        bantime: ban_time(jail.bantime).with_context(|| place("bantime").to_owned())?,
-        ignoreip: ignoreip(&jail.ignoreip, place("ignoreip"))?,
+        bantime: ban_time(jail.bantime).with_context(|| place("bantime"))?,
+        ignoreip: ignoreip(&jail.ignoreip, &place("ignoreip"))?,
         ignoreself: jail.ignoreself,
+        logtimezone: match jail.written.get("logtimezone").filter(|zone| !zone.text.is_empty()) {
+            Some(zone) => log_zone(&zone.text).with_context(|| format!("{}: logtimezone", zone.place))?,
+            None => TimeZone::system(),
+        },
         scopes: scope::scopes(jail, services)?,
     })
 }
@@ -282,7 +428,7 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
 fn without_effect(reader: &JailReader<'_>, jail: &str) -> Vec<String> {
     let written = reader.written(jail).into_iter().chain(reader.written(DEFAULT));
     written
-        .filter(|(option, _)| NOT_YET.contains(&option.as_str()))
+        .filter(|(option, value)| NOT_YET.contains(&option.as_str()) && !value.is_built_in())
         .map(|(option, value)| format!("jail {jail}: {}: {option} has no effect yet", value.place))
         .collect()
 }
@@ -296,7 +442,7 @@ fn ban_time(seconds: f64) -> Result<BanTime> {
 }
 
 /// Addresses and prefixes; names are not resolved yet.
-fn ignoreip(entries: &[String], place: &str) -> Result<Vec<IpNet>> {
+fn ignoreip(entries: &[String], place: &Place) -> Result<Vec<IpNet>> {
     entries
         .iter()
         .map(|entry| {
@@ -374,6 +520,62 @@ mod tests {
     }
 
     #[test]
+    fn the_zone_of_the_log_is_read() {
+        let zone = |text: &str| load(&format!("[sshd]\nlogtimezone = {text}\n"));
+        let new_year = jiff::civil::date(2026, 1, 1).at(0, 0, 0, 0);
+        let sshd = &zone("UTC+0200").unwrap().jails[0];
+        assert_eq!(sshd.logtimezone.to_timestamp(new_year).unwrap().to_string(), "2025-12-31T22:00:00Z");
+        let warning = zone("nowhere").unwrap().warnings.remove(0);
+        assert!(warning.ends_with(
+            "jail.local:2: logtimezone: there is no zone nowhere; write for example UTC+0200 or Europe/Zurich: \
+             failed to find time zone `nowhere` in time zone database"
+        ), "{warning}");
+    }
+
+    #[test]
+    fn a_broken_expression_is_named_with_its_own_line() {
+        let warning = |jail_local: &str| load(jail_local).unwrap().warnings.remove(0);
+        let text = warning("[sshd]\nfailregex = ^a <HOST>\n  # why\n  ^b <HOST>\n\n  ^(c <HOST>\n");
+        let expected = "jail.local:6: filter sshd: failregex: \"^(c <HOST>\" is no regular expression: ";
+        assert!(text.contains(expected), "{text}");
+        let text = warning(
+            "[DEFAULT]\nbroken = ^a <HOST>\n  ^(b <HOST>\n[sshd]\nfailregex = ^c <HOST>\n %(broken)s\n",
+        );
+        assert!(text.contains("jail.local:3: filter sshd: failregex: \"^(b <HOST>\""), "{text}");
+        let text = warning("[sshd]\nignoreregex = ^a\n ^b\n ^c(\n");
+        assert!(text.contains("jail.local:4: filter sshd: ignoreregex: \"^c(\""), "{text}");
+        let text = warning("[sshd]\nmaxretry = 5\ndatepattern = %%Q\n");
+        assert!(text.contains("jail.local:3: filter sshd: datepattern = %Q: "), "{text}");
+    }
+
+    #[test]
+    fn values_of_a_journalmatch_may_contain_spaces() {
+        let config = load("[sshd]\njournalmatch = _COMM=\"a b\" + _UID=0\n").unwrap();
+        let wanted = JournalMatch::new(&[vec!["_COMM=a b".into(), "+".into(), "_UID=0".into()]]).unwrap();
+        // The filter's own comes first.
+        assert!(config.jails[0].journalmatch.to_string().ends_with(&wanted.to_string()), "{config:?}");
+        let broken = load("[sshd]\njournalmatch = sshd.service\n").unwrap().warnings.remove(0);
+        assert!(
+            broken.ends_with("jail.local:2: journalmatch: \"sshd.service\" is not FIELD=value"),
+            "{broken}"
+        );
+    }
+
+    #[test]
+    fn misspelt_options_are_named_and_variables_are_not() {
+        let config = load(
+            "[DEFAULT]\nban_time = 1h\nmaxretries = 3\n[sshd]\nmaxretry = %(maxretries)s\nfindtimes = 5m\n\
+             [off]\nfindtimes = 1\n",
+        );
+        let warnings = config.unwrap().warnings;
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].ends_with(
+            "jail.local:6: findtimes in [sshd] has no meaning, and nothing refers to it; did you mean findtime?"
+        ));
+        assert!(warnings[1].contains("jail.local:2: ban_time in [DEFAULT] has no meaning"));
+    }
+
+    #[test]
     fn options_without_effect_are_named() {
         let config = load("[sshd]\nignorecommand = true\n").unwrap();
         assert!(
@@ -419,85 +621,5 @@ mod tests {
             error.contains("jail sshd is left out: ") && error.contains("jail.local:2: port = nope"),
             "{error}"
         );
-    }
-
-    /// What a user could have written, cut and mixed at random: whatever comes in, a result or an error comes out.
-    #[test]
-    fn hostile_files_give_a_result_or_an_error() {
-        let parts = [
-            "[sshd]\n",
-            "[DEFAULT]\n",
-            "[INCLUDES]\n",
-            "[Definition]\n",
-            "[Init?family=inet6]\n",
-            "[Init]\n",
-            "enabled = true\n",
-            "filter = sshd",
-            "filter = x",
-            "[mode=<a>",
-            ",b=\"%(c)s\"]",
-            "\n",
-            "  ",
-            "action = x",
-            "[a=b][c='<d>']\n",
-            "failregex = ^<a> <HOST>\n",
-            "a = <b<c>>\n",
-            "c = <a>%(a)s\n",
-            "<",
-            ">",
-            "%",
-            "%(",
-            ")s",
-            "%(known/a)s",
-            "<known/a>",
-            "before = x.conf\n",
-            "after = ../filter.d/x.conf\n",
-            "jail.local\n",
-            " ; ",
-            "#",
-            "\r",
-            "\t",
-            "\u{2028}",
-            "\u{feff}",
-            "bantime = 1h",
-            "((((",
-            "+",
-            "1e9",
-            "**9**9**9",
-            "d",
-            "logpath = /dev/[a-*\n",
-            "journalmatch = \"a\\\n",
-            "é",
-            "\0",
-            "=",
-            ":",
-            "[",
-            "]",
-            "\"",
-            "'",
-        ];
-        let mut state = 88_172_645_463_325_252_u64;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state % 1_000_003).unwrap() % below
-        };
-        let mut text = |start: &str| {
-            let length = random(10);
-            start.to_owned() + &(0..length).map(|_| parts[random(parts.len())]).collect::<String>()
-        };
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("filter.d")).unwrap();
-        fs::create_dir_all(dir.path().join("action.d")).unwrap();
-        let mut read = 0;
-        for _ in 0..1000 {
-            let start = "[DEFAULT]\nenabled=1\nfilter=x[a=1]\naction = x\n[j]\n";
-            fs::write(dir.path().join("jail.local"), text(start)).unwrap();
-            fs::write(dir.path().join("filter.d/x.conf"), text("[Definition]\nfailregex = <a>\n")).unwrap();
-            fs::write(dir.path().join("action.d/x.conf"), text("[Definition]\nactionban = <a>\n")).unwrap();
-            read += usize::from(Resolved::load(Some(dir.path())).is_ok());
-        }
-        assert!(read > 20, "only {read} were configurations");
     }
 }

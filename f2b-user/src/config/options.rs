@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use anyhow::{Result, bail};
 use regex::Regex;
 
-use super::dialect::{Options, Value, is_space, trim};
+use super::dialect::{Options, Place, Value, is_space, trim};
 
 /// One entry of a list: a name with or without options in brackets, followed by white space or the end.
 #[expect(clippy::unwrap_used, reason = "a constant that the tests compile")]
@@ -38,7 +38,7 @@ pub(super) fn split(list: &str) -> Vec<&str> {
 ///
 /// # Errors
 /// Where the brackets are not in this form.
-pub(super) fn extract<'a>(entry: &'a str, place: &str) -> Result<(&'a str, Options)> {
+pub(super) fn extract<'a>(entry: &'a str, place: &Place) -> Result<(&'a str, Options)> {
     let (name, rest) = entry.split_at(entry.find('[').unwrap_or(entry.len()));
     if name.is_empty() {
         bail!("a name is missing before the options");
@@ -62,8 +62,7 @@ pub(super) fn extract<'a>(entry: &'a str, place: &str) -> Result<(&'a str, Optio
         else {
             continue;
         };
-        let value = Value { text: trim(text.as_str()).to_owned(), place: place.to_owned() };
-        options.insert(option.as_str().to_owned(), value);
+        options.insert(option.as_str().to_owned(), Value::new(trim(text.as_str()), place));
     }
     Ok((name, options))
 }
@@ -74,7 +73,7 @@ mod tests {
 
     #[track_caller]
     fn check(entry: &str, name: &str, expected: &[(&str, &str)]) {
-        let (found, options) = extract(entry, "").unwrap();
+        let (found, options) = extract(entry, &Place::outside("")).unwrap();
         let options: Vec<_> = options.iter().map(|(option, value)| (&**option, &*value.text)).collect();
         assert_eq!((found, &options[..]), (name, expected), "{entry}");
     }
@@ -94,7 +93,7 @@ mod tests {
     #[test]
     fn what_is_no_option_is_refused() {
         for entry in ["a[b]", "a[b=c", "a[b=c]d", "a[b=\"c\"d]", "[b=c]", "", "a[b=c,,d=e]", "a[b=c[d]]"] {
-            assert!(extract(entry, "").is_err(), "{entry}");
+            assert!(extract(entry, &Place::outside("")).is_err(), "{entry}");
         }
     }
 

@@ -52,7 +52,7 @@ pub(super) fn read(tree: &Tree) -> Result<Own> {
         sections.options(SECTION).map(|(name, value)| (name.to_owned(), value.clone())).collect();
     for (name, written) in names {
         let value = sections.get(SECTION, &name, &Options::new())?.unwrap_or(written);
-        own.set(&name, &value).with_context(|| value.place.clone())?;
+        own.set(&name, &value).with_context(|| value.place.to_string())?;
     }
     Ok(own)
 }

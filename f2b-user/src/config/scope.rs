@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use f2b_ebpf::PortRange;
 
 use super::{
-    dialect::{Options, Value},
+    dialect::{Options, Place, Value},
     jail::{ActionOptions, JailOptions},
 };
 use crate::scope::{Ports, Protocol, Scope};
@@ -123,7 +123,7 @@ pub(super) fn scopes(jail: &JailOptions, services: &Services) -> Result<Vec<Scop
         let Some(port) = &jail.port else {
             return Ok(vec![Scope::AllPorts]);
         };
-        let protocol = jail.protocol.clone().unwrap_or_else(|| Value { text: "tcp".into(), ..port.clone() });
+        let protocol = jail.protocol.clone().unwrap_or_else(|| Value::new("tcp", &port.place));
         return Ok(vec![ports(port, &protocol, services)?]);
     }
     let mut scopes = Vec::new();
@@ -158,7 +158,7 @@ fn of_action(action: &ActionOptions, services: &Services) -> Result<Scope> {
 
 fn given(options: &Options, name: &str, default: &str) -> Value {
     let value = options.get(name).filter(|value| !value.text.trim().is_empty());
-    value.cloned().unwrap_or_else(|| Value { text: default.into(), place: "built in".into() })
+    value.cloned().unwrap_or_else(|| Value::new(default, &Place::outside("built in")))
 }
 
 fn is_firewall(file: &str) -> bool {
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     fn parse(port: &str, protocol: &str) -> String {
-        let value = |text: &str| Value { text: text.into(), place: "jail.local:2".into() };
+        let value = |text: &str| Value::new(text, &Place::outside("jail.local:2"));
         let services =
             Services::parse("ssh 22/tcp # Secure Shell\ngame 4000/udp play\nboth 1/tcp\nboth 2/udp\n");
         match ports(&value(port), &value(protocol), &services) {

@@ -1,78 +1,92 @@
 //! `<tag>` inside options → the option of that name, again and again (`helpers.py`, `substituteRecursiveTags`).
 //! A tag that is no option stays: `<HOST>`, `<ip>`, or a word that the shell reads.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use super::dialect::{MAX_VALUE, Options, Value};
+use super::dialect::{Assembly, Budget, MAX_VALUE, Options, Value};
 
 /// How often one option may take in one tag before it counts as endless (`MAX_TAG_REPLACE_COUNT`).
 const MAX_REPLACED: u32 = 25;
-/// How much all options of one filter or action may grow together.
-const MAX_GROWTH: usize = 1 << 24;
 
 /// Replaces the tags in all `options` but `ignored` ones, which stay tags in the others, too. `more` knows tags that
 /// are not among the options.
 ///
 /// # Errors
-/// A tag that leads back to itself: fail2ban refuses its whole configuration then.
+/// A tag that leads back to itself: fail2ban refuses its whole configuration then. More work than `budget` has left.
 pub(super) fn substitute(
     options: &mut Options,
     ignored: &HashSet<String>,
-    mut more: impl FnMut(&str) -> Result<Option<String>>,
+    budget: &Budget,
+    mut more: impl FnMut(&str) -> Result<Option<Value>>,
 ) -> Result<()> {
     let names: Vec<String> = options.keys().filter(|name| !ignored.contains(*name)).cloned().collect();
     let mut counts: HashMap<&str, HashMap<String, u32>> = HashMap::new();
-    let mut grown = 0;
     loop {
         let mut again = false;
         for name in &names {
             let Some(value) = options.get(name).filter(|value| value.text.contains('<')) else { continue };
-            let Value { mut text, place } = value.clone();
+            let mut value = value.clone();
             let mut count = counts.get(name.as_str()).cloned().unwrap_or_default();
             let mut changed = false;
             let mut at = 0;
-            while let Some((start, end)) = find(&text, at) {
-                let tag = text[start + 1..end - 1].to_owned();
+            while let Some((start, end)) = find(&value.text, at) {
+                let tag = value.text[start + 1..end - 1].to_owned();
                 if ignored.contains(&tag) {
                     at = end;
                     continue;
                 }
                 if tag == *name || count.get(&tag).is_some_and(|count| *count > MAX_REPLACED) {
-                    bail!("{place}: {name} leads through <{tag}> back to itself");
+                    bail!("{}: {name} leads through <{tag}> back to itself", value.place);
                 }
                 let replacement = match options.get(&tag) {
-                    Some(value) => Some(value.text.clone()),
-                    None => more(&tag)?,
+                    Some(value) => Some(Cow::Borrowed(value)),
+                    None => more(&tag)?.map(Cow::Owned),
                 };
                 let Some(replacement) = replacement else {
                     at = end;
                     continue;
                 };
-                let tagged = format!("<{tag}>");
-                let growth = text.matches(&tagged).count() * replacement.len();
-                grown += growth;
-                if text.len() + growth > MAX_VALUE || grown > MAX_GROWTH {
-                    bail!("{place}: {name} grows through <{tag}> to more than {MAX_VALUE} bytes");
-                }
-                text = text.replace(&tagged, &replacement);
+                value = replace(&value, &tag, &replacement, budget)
+                    .with_context(|| format!("{}: {name}", value.place))?;
                 changed = true;
                 *count.entry(tag).or_default() += 1;
                 at = start;
             }
             if changed {
-                if find(&text, 0).is_some() {
+                if find(&value.text, 0).is_some() {
                     counts.insert(name, count);
                     again = true;
                 }
-                options.insert(name.clone(), Value { text, place });
+                options.insert(name.clone(), value);
             }
         }
         if !again {
             return Ok(());
         }
     }
+}
+
+/// `value` with every `<tag>` replaced.
+fn replace(value: &Value, tag: &str, replacement: &Value, budget: &Budget) -> Result<Value> {
+    let tagged = format!("<{tag}>");
+    let mut replaced = Assembly::new(&value.place);
+    let mut from = 0;
+    for (at, _) in value.text.match_indices(&tagged) {
+        replaced.push(value, from, at, 0);
+        if replaced.len() + replacement.text.len() > MAX_VALUE {
+            bail!("it grows through <{tag}> to more than {MAX_VALUE} bytes");
+        }
+        replaced.push(replacement, 0, replacement.text.len(), 1);
+        from = at + tagged.len();
+    }
+    replaced.push(value, from, value.text.len(), 0);
+    budget.spend(value.text.len() + replaced.len())?;
+    Ok(replaced.finish())
 }
 
 /// Where the next `<tag>` starts and ends, from `at`.
@@ -92,16 +106,20 @@ fn find(text: &str, at: usize) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::dialect::Place;
 
     fn options(pairs: &[(&str, &str)]) -> Options {
-        let value = |text: &str| Value { text: text.into(), place: "x:1".into() };
+        let value = |text: &str| Value::new(text, &Place::outside("x:1"));
         pairs.iter().map(|(option, text)| ((*option).to_owned(), value(text))).collect()
     }
 
     fn run(pairs: &[(&str, &str)], ignored: &[&str]) -> Result<Vec<String>> {
         let mut options = options(pairs);
         let ignored = ignored.iter().map(|&name| name.to_owned()).collect();
-        substitute(&mut options, &ignored, |tag| Ok((tag == "more").then(|| "m".into())))?;
+        let more = Value::new("m", &Place::outside("x:2"));
+        substitute(&mut options, &ignored, &Budget::default(), |tag| {
+            Ok((tag == "more").then(|| more.clone()))
+        })?;
         Ok(options.into_values().map(|value| value.text).collect())
     }
 
@@ -122,7 +140,7 @@ mod tests {
         let mut pairs: Vec<_> = pairs.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let long = "x".repeat(1000);
         pairs.push(("c", &long));
-        assert!(run(&pairs, &[]).unwrap_err().to_string().contains("grows through"));
+        assert!(format!("{:#}", run(&pairs, &[]).unwrap_err()).contains("grows through"));
         assert!(run(&[("a", "<b"), ("b", ">")], &[]).is_ok());
         assert!(run(&[("a", "<b<c>"), ("c", "<b<c")], &[]).is_ok());
     }

@@ -1,4 +1,7 @@
-//! A `journalmatch` line → words, quoted as in a shell (Python's `shlex.split`).
+//! A `journalmatch` line → words, quoted as Python's `shlex.split` has it.
+//!
+//! Not a crate: `shlex` and `shell-words` read as a shell does, which takes `#` for a comment and, between double quotes,
+//! a backslash before `$` or a line end for an escape. Python does neither.
 
 use anyhow::{Result, bail};
 
@@ -41,9 +44,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_as_in_a_shell() {
-        let words = split(r#"_COMM="a b"c 'd\' "\e\"" '' + \  f"#).unwrap();
-        assert_eq!(words, ["_COMM=a bc", r"d\", r#"\e""#, "", "+", " ", "f"]);
+    fn words_are_quoted_as_in_python() {
+        let words = split(r#"_COMM="a b"c 'd\' "\e\"" '' + \  f #g "\$h" i#j"#).unwrap();
+        assert_eq!(words, ["_COMM=a bc", r"d\", r#"\e""#, "", "+", " ", "f", "#g", r"\$h", "i#j"]);
         assert!(split("\"").is_err());
         assert!(split("a\\").is_err());
     }

@@ -107,6 +107,8 @@ pub struct JailStatus {
     pub currently_failed: usize,
     pub total_failed: u64,
     pub journal_matches: String,
+    /// Lines that were cut because they are too long, or have no verdict because matching them would take too long.
+    pub over_budget: u64,
     pub currently_banned: usize,
     pub total_banned: u64,
     /// Soonest end first.

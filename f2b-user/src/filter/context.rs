@@ -2,10 +2,14 @@
 //! what is known of each connection (`<F-MLFID>`). The rules are those of `Filter.processLine` and
 //! `Filter._mergeFailure` in `server/filter.py`.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use super::{
     date::{DateTemplate, Detector},
+    expression::Text,
     judgement::DatedLine,
 };
 
@@ -19,30 +23,43 @@ pub(super) const USERS: &str = "users";
 /// The named groups of a match, in the order of the expression; those that took no part have no value. As Python's
 /// dictionaries: a new value of a known name stays at its place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Groups(pub(super) Vec<(String, Option<String>)>);
+pub(super) struct Groups(pub(super) Vec<(Text, Option<Text>)>);
 
 impl Groups {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name)?.1.as_deref()
     }
 
-    pub(super) fn set(&mut self, name: &str, value: Option<String>) {
+    pub(super) fn set(&mut self, name: &str, value: Option<Text>) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => *known = value,
-            None => self.0.push((name.to_owned(), value)),
+            None => self.0.push((name.into(), value)),
         }
     }
 
     /// Takes over all of `other`.
-    pub(super) fn update(&mut self, other: Self) {
-        for (name, value) in other.0 {
-            self.set(&name, value);
+    pub(super) fn update(&mut self, mut other: Self) {
+        if self.0.is_empty() {
+            *self = other;
+            return;
+        }
+        // Those of one side have different names.
+        let known = self.0.len();
+        for (name, value) in other.0.drain(..) {
+            match self.0[..known].iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => self.0.push((name, value)),
+            }
         }
     }
 
-    pub(super) fn remove(&mut self, name: &str) -> Option<String> {
+    pub(super) fn remove(&mut self, name: &str) -> Option<Text> {
         let at = self.0.iter().position(|(known, _)| known == name)?;
         self.0.remove(at).1
+    }
+
+    pub(super) fn into_pairs(self) -> Vec<(String, Option<String>)> {
+        self.0.into_iter().map(|(name, value)| (name.into(), value.map(String::from))).collect()
     }
 
     /// Whether no group says whom to charge.
@@ -70,6 +87,9 @@ pub struct Context {
     pub(super) keep: Keep,
     pub(super) connections: Connections,
     pub(super) over_budget: u64,
+    /// Hold a line and its `<F-CONTENT>` while they are looked at.
+    pub(super) text: String,
+    pub(super) content: String,
 }
 
 impl Context {
@@ -83,12 +103,24 @@ impl Context {
             keep: Keep::Nothing,
             connections: Connections::default(),
             over_budget: 0,
+            text: String::new(),
+            content: String::new(),
         }
     }
 
     /// Counts a line that the filter is not shown.
     pub fn skip(&mut self) {
         self.line += 1;
+    }
+
+    /// The lines that wait for others to complete a match (`maxlines`).
+    pub fn buffered(&self) -> &[DatedLine] {
+        &self.buffer
+    }
+
+    /// Whether the date of `line`, which was just judged, tells its zone. fail2ban then has its time in whole seconds.
+    pub fn tells_zone(&self, line: &str) -> bool {
+        self.detector.tells_zone(line)
     }
 
     /// Remembers the last date found.
@@ -123,7 +155,8 @@ pub(super) enum Keep {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Connection {
     pub(super) groups: Groups,
-    pub(super) users: BTreeSet<String>,
+    /// Sorted.
+    pub(super) users: Vec<Text>,
     /// A failure was found, but nobody to charge it to.
     pub(super) pending: bool,
     /// The lines of its failures, if they are kept, and those that may become some.
@@ -133,12 +166,14 @@ pub(super) struct Connection {
 
 impl Connection {
     /// `shown`: the place that the users have among the groups is kept, too.
-    fn add_user(&mut self, user: Option<String>, shown: bool) {
+    fn add_user(&mut self, user: Option<Text>, shown: bool) {
         let Some(user) = user else { return };
         if shown && self.users.is_empty() {
             self.groups.set(USERS, None);
         }
-        self.users.insert(user);
+        if let Err(place) = self.users.binary_search(&user) {
+            self.users.insert(place, user);
+        }
     }
 
     fn add_matches(&mut self, lines: &[DatedLine], gained: bool, nofail: bool, forget: bool) {
@@ -158,36 +193,48 @@ impl Connection {
 /// The connections by their `<F-MLFID>`, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    known: VecDeque<(String, f64, Connection)>,
+    known: VecDeque<Known>,
+    /// Of the ids of those: most of a search is comparing ids.
+    hashes: VecDeque<u64>,
+    /// The one that ended with the last line.
+    ended: Connection,
+}
+
+#[derive(Debug)]
+struct Known {
+    until: f64,
+    connection: Connection,
 }
 
 impl Connections {
-    /// Adds what a line tells to what is known of its connection; the sum of both. `conclude` decides on the sum
-    /// before it is stored. `matched` are the lines that matched, if they are kept.
+    /// Adds what a line tells to what is known of its connection; the sum of both. `matched` are the lines that
+    /// matched, if they are kept.
+    ///
+    /// A failure with nobody to charge it to is left pending: the next line of the connection may name somebody.
     pub(super) fn merge(
         &mut self,
-        id: &str,
         mut found: Groups,
         matched: Option<&[DatedLine]>,
         now: f64,
-    ) -> Connection {
+    ) -> &Connection {
         let mut gained = found.is_set("mlfgained");
         if gained && !found.is_set("nofail") {
-            let value = found.get("mlfgained").map(str::to_owned);
+            let value = found.get("mlfgained").map(Text::new);
             found.set("nofail", value);
         }
         let mut nofail = found.is_set("nofail");
         let forget = found.remove("mlfforget").is_some_and(|value| !value.is_empty());
-        let user = found.get("user").filter(|user| !user.is_empty()).map(str::to_owned);
-        let known = self.position(id, now);
-        let mut merged = match known {
+        let user = found.get("user").filter(|user| !user.is_empty()).map(Text::new);
+        let hash = hash(found.get("mlfid"));
+        let known = self.position(hash, found.get("mlfid"), now);
+        let merged = match known {
             Some(at) => {
-                let mut merged = self.known[at].2.clone();
+                let merged = &mut self.known[at].connection;
                 merged.add_user(user, matched.is_some());
                 // These hold for the last line only.
                 let before = [merged.groups.remove("nofail"), merged.groups.remove("mlfgained")];
                 merged.pending &= !gained;
-                if before.iter().flatten().all(String::is_empty) && !merged.pending {
+                if before.iter().flatten().all(|value| value.is_empty()) && !merged.pending {
                     // They were told of before.
                     merged.matches.clear();
                 }
@@ -201,7 +248,15 @@ impl Connections {
                 if !forget {
                     fresh.add_user(user, matched.is_some());
                 }
-                fresh
+                if forget {
+                    self.ended = fresh
+                } else {
+                    self.insert(hash, fresh, now)
+                }
+                match self.known.back_mut() {
+                    Some(last) if !forget => &mut last.connection,
+                    _ => &mut self.ended,
+                }
             }
         };
         let pending = std::mem::take(&mut merged.pending);
@@ -216,39 +271,52 @@ impl Connections {
         if let Some(matched) = matched {
             merged.add_matches(matched, gained, nofail, forget);
         }
+        // Who is told everything goes on behind a match that is no failure, and so does fail2ban-regex.
+        let goes_on = matched.is_some() || !merged.groups.is_set("nofail");
+        merged.pending = goes_on && merged.groups.names_nobody();
         match known {
-            Some(at) if forget => drop(self.known.remove(at)),
-            Some(at) => self.known[at].2 = merged.clone(),
-            None if forget => {}
-            None => self.insert(id, merged.clone(), now),
-        }
-        merged
-    }
-
-    /// Marks that the connection has a failure with nobody to charge it to.
-    pub(super) fn set_pending(&mut self, id: &str, now: f64) {
-        if let Some(at) = self.position(id, now) {
-            self.known[at].2.pending = true;
+            Some(at) if forget => {
+                self.ended = self.remove(at).unwrap_or_default();
+                &self.ended
+            }
+            Some(at) => &self.known[at].connection,
+            None if forget => &self.ended,
+            None => self.known.back().map_or(&self.ended, |known| &known.connection),
         }
     }
 
-    fn position(&mut self, id: &str, now: f64) -> Option<usize> {
-        let at = self.known.iter().position(|(known, ..)| known == id)?;
-        if self.known[at].1 > now {
+    fn position(&mut self, hash: u64, id: Option<&str>, now: f64) -> Option<usize> {
+        let at = self.hashes.iter().position(|known| *known == hash)?;
+        let known = &self.known[at];
+        // Two ids of one hash: the newer one takes the place.
+        if known.until > now && known.connection.groups.get("mlfid") == id {
             return Some(at);
         }
-        self.known.remove(at);
+        self.remove(at);
         None
     }
 
-    fn insert(&mut self, id: &str, connection: Connection, now: f64) {
+    fn remove(&mut self, at: usize) -> Option<Connection> {
+        self.hashes.remove(at);
+        self.known.remove(at).map(|known| known.connection)
+    }
+
+    fn insert(&mut self, hash: u64, connection: Connection, now: f64) {
         if self.known.len() >= MAX_CONNECTIONS {
-            while let Some((_, until, _)) = self.known.pop_front() {
-                if until > now && self.known.len() < MAX_CONNECTIONS {
+            while let Some(oldest) = self.known.pop_front() {
+                self.hashes.pop_front();
+                if oldest.until > now && self.known.len() < MAX_CONNECTIONS {
                     break;
                 }
             }
         }
-        self.known.push_back((id.to_owned(), now + FORGET_AFTER, connection));
+        self.hashes.push_back(hash);
+        self.known.push_back(Known { until: now + FORGET_AFTER, connection });
     }
+}
+
+fn hash(id: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }

@@ -21,8 +21,9 @@ impl Identity {
             return Self { text: text.to_owned(), ip: None };
         };
         let Some(prefix) = prefix.and_then(|prefix| prefix.parse::<u32>().ok()) else {
-            let ip = ip.to_canonical();
-            return Self { text: write(ip), ip: Some(ip) };
+            // What reads as an IPv4 address is written in the only way there is.
+            let text = if ip.is_ipv4() { text.to_owned() } else { write(ip.to_canonical()) };
+            return Self { text, ip: Some(ip.to_canonical()) };
         };
         let (ip, full) = match ip {
             IpAddr::V4(v4) => (IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask(prefix, 32) as u32)), 32),

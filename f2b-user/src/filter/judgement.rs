@@ -1,9 +1,13 @@
 //! What there is to tell about one line besides its failures. The agent asks for failures only: its [`Witness`] is a
 //! plain list, and nothing else is computed for it.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
-use super::{Failure, IDENTITIES, context::Groups, expression::Captured};
+use super::{
+    Failure, IDENTITIES,
+    context::{Groups, Keep},
+    expression::{Captured, Text},
+};
 
 /// How many of a filter's expressions are tried on a line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,6 +59,44 @@ impl DatedLine {
     /// The line with its date.
     pub fn whole(&self) -> String {
         [self.before(), self.date(), self.after()].concat()
+    }
+}
+
+/// A line as it came, and where its date was found.
+pub(super) struct Cut<'l> {
+    pub(super) line: &'l str,
+    /// What is cut out.
+    pub(super) place: Range<usize>,
+    pub(super) date: DateText,
+}
+
+/// What is told as a line's date, where lines are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum DateText {
+    None,
+    /// What was cut out of it.
+    Own,
+    /// The last date found.
+    Last,
+}
+
+impl Cut<'_> {
+    /// Writes what the expressions see into `text`.
+    pub(super) fn write(&self, text: &mut String) {
+        text.clear();
+        text.push_str(&self.line[..self.place.start]);
+        text.push_str(&self.line[self.place.end..]);
+        text.push('\n');
+    }
+
+    /// The line as it is kept. `last` is the last date found.
+    pub(super) fn keep(&self, keep: Keep, last: &str) -> DatedLine {
+        let date = match self.date {
+            DateText::Own if keep == Keep::Lines => &self.line[self.place.clone()],
+            DateText::Last => last,
+            DateText::Own | DateText::None => "",
+        };
+        DatedLine::new(self.line, self.place.clone(), date)
     }
 }
 
@@ -123,10 +165,10 @@ pub enum Place {
 }
 
 /// What `conclude` makes of a match.
-pub(super) struct Conclusion {
-    pub(super) groups: Groups,
-    pub(super) users: Vec<String>,
-    pub(super) lines: Vec<DatedLine>,
+pub(super) struct Conclusion<'c> {
+    pub(super) groups: Cow<'c, Groups>,
+    pub(super) users: &'c [Text],
+    pub(super) lines: Cow<'c, [DatedLine]>,
     pub(super) whom: Option<Whom>,
 }
 
@@ -140,7 +182,12 @@ pub(super) struct Whom {
     pub(super) is_name: bool,
 }
 
-impl Conclusion {
+impl Conclusion<'_> {
+    /// Whether it waits for a line of the same connection that tells whom to charge.
+    pub(super) fn is_pending(&self) -> bool {
+        self.groups.get("mlfid").is_some() && self.groups.names_nobody()
+    }
+
     /// The failure, completed by the line with this number.
     fn failure(&self, line: u64, time: f64) -> Option<Failure> {
         let whom = self.whom.as_ref()?;
@@ -150,7 +197,9 @@ impl Conclusion {
                 || ["skiplines", "alt_", "tuple_", "mlf"].iter().any(|prefix| name.starts_with(prefix))
         };
         let caught = self.groups.0.iter().filter(|(name, _)| !hidden(name));
-        let fields = caught.filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
+        let fields = caught
+            .filter_map(|(name, value)| Some((name.to_string(), value.as_ref()?.to_string())))
+            .collect();
         Some(Failure { line, fid: whom.fid.clone(), ip: whom.ip, time, fields })
     }
 }
@@ -159,6 +208,11 @@ impl Conclusion {
 pub(super) trait Witness {
     fn breadth(&self) -> Breadth {
         Breadth::First
+    }
+
+    /// Whether everything is told: also of lines and matches that are no failures by themselves.
+    fn wants_all(&self) -> bool {
+        false
     }
 
     fn dated(&mut self, _line: &DatedLine, _time: Option<f64>) {}
@@ -170,7 +224,7 @@ pub(super) trait Witness {
     fn ignored(&mut self, _ignoreregex: usize) {}
 
     /// A `failregex` matched, and was not ignored.
-    fn matched(&mut self, found: Found<'_>, conclusion: Conclusion);
+    fn matched(&mut self, found: Found<'_>, conclusion: Conclusion<'_>);
 }
 
 /// A match as the engine has it.
@@ -186,7 +240,7 @@ pub(super) struct Found<'a> {
 
 /// The agent's.
 impl Witness for Vec<Failure> {
-    fn matched(&mut self, found: Found<'_>, conclusion: Conclusion) {
+    fn matched(&mut self, found: Found<'_>, conclusion: Conclusion<'_>) {
         self.extend(conclusion.failure(found.line, found.time));
     }
 }
@@ -212,6 +266,10 @@ impl Witness for Judge {
         self.breadth
     }
 
+    fn wants_all(&self) -> bool {
+        true
+    }
+
     fn dated(&mut self, line: &DatedLine, time: Option<f64>) {
         self.judgement.line = Some(line.clone());
         self.judgement.time = time;
@@ -220,7 +278,7 @@ impl Witness for Judge {
     fn prefix(&mut self, found: Option<&Captured<'_>>) {
         self.judgement.prefix = match found {
             None => Prefix::Missed,
-            Some(found) => Prefix::Matched(super::groups(found).0),
+            Some(found) => Prefix::Matched(super::groups(found, None).into_pairs()),
         };
         let content = found.and_then(|found| found.name_span("content")).filter(|(start, end)| start < end);
         self.content = content.map_or(0, |(start, _)| start);
@@ -230,7 +288,7 @@ impl Witness for Judge {
         self.judgement.ignoreregex.push(ignoreregex);
     }
 
-    fn matched(&mut self, found: Found<'_>, conclusion: Conclusion) {
+    fn matched(&mut self, found: Found<'_>, conclusion: Conclusion<'_>) {
         let failure = conclusion.failure(found.line, found.time);
         let (start, end) = found.captured.span(0).unwrap_or_default();
         let place = if self.single {
@@ -245,12 +303,12 @@ impl Witness for Judge {
             failregex: found.failregex,
             place,
             nofail: conclusion.groups.is_set("nofail"),
-            groups: conclusion.groups.0,
-            users: conclusion.users,
+            groups: conclusion.groups.into_owned().into_pairs(),
+            users: conclusion.users.iter().map(|user| user.to_string()).collect(),
             ip: whom.and_then(|whom| whom.other),
             name,
             failure,
-            lines: conclusion.lines,
+            lines: conclusion.lines.into_owned(),
         });
     }
 }

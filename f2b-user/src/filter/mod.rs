@@ -5,18 +5,29 @@
 //! - [`context`]: what is remembered from line to line
 //! - [`identity`]: what a failure is charged to
 //! - [`judgement`]: all that came to light about one line, for `f2b regex`
+//! - [`python`]: values as Python writes them
 
 mod context;
 mod date;
 mod expression;
 mod identity;
 mod judgement;
+pub mod python;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    mem::{swap, take},
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result, bail};
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 
+pub(crate) use self::expression::check as check_expressions;
 pub use self::{
     context::Context,
     date::DateTemplate,
@@ -26,15 +37,18 @@ use self::{
     context::{Groups, Keep},
     date::Detector,
     expression::{
-        Captured, OverBudget, Pattern, Set,
-        tags::{HostNames, option_name},
+        Candidate, Candidates, Captured, OverBudget, Pattern, Set, Text, syntax_error,
+        tags::{self, HostNames, option_name},
     },
     identity::Identity,
-    judgement::{Conclusion, Found, Judge, Whom, Witness},
+    judgement::{Conclusion, Cut, DateText, Found, Judge, Whom, Witness},
 };
 
 /// A line is cut here before it is matched: no log line that matters is longer, and a hostile one must not buy time.
 const MAX_LINE: usize = 8192;
+
+/// What `prefregex` leaves of a line for `failregex`.
+const CONTENT: &str = "content";
 
 /// The groups that say whose failure it is; a filter needs one of them.
 const IDENTITIES: [&str; 5] = ["fid", "ip4", "ip6", "dns", "mlfid"];
@@ -51,8 +65,6 @@ pub struct FilterSettings {
     pub datepattern: String,
     /// `yes`, `warn` (also if empty), `no`, `raw`.
     pub usedns: String,
-    /// `journal`: the line comes without a date.
-    pub logtype: String,
 }
 
 /// One failure found.
@@ -77,6 +89,44 @@ impl Failure {
     }
 }
 
+/// An expression that is refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub option: &'static str,
+    /// As it was written.
+    pub text: String,
+    /// With its tags expanded, as fail2ban gives it to Python.
+    pub python: String,
+    pub why: Why,
+}
+
+/// Why an expression is refused.
+#[derive(Debug)]
+pub enum Why {
+    /// With the number of the character where it goes wrong in [`python`](Refused::python), if known.
+    Syntax(anyhow::Error, Option<usize>),
+    NoHost,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { option, text, why, .. } = self;
+        match why {
+            Why::Syntax(..) => write!(f, "{option}: \"{text}\" is no regular expression"),
+            Why::NoHost => write!(f, "{option}: \"{text}\" has no <HOST> to tell whose failure it is"),
+        }
+    }
+}
+
+impl Error for Refused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.why {
+            Why::Syntax(error, _) => Some(error.as_ref()),
+            Why::NoHost => None,
+        }
+    }
+}
+
 /// A filter's expressions, compiled. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -90,13 +140,27 @@ enum UseDns {
     Raw,
 }
 
+impl UseDns {
+    fn read(text: &str) -> Self {
+        match text.to_lowercase().as_str() {
+            "" | "yes" | "warn" => Self::Yes,
+            "raw" => Self::Raw,
+            // fail2ban takes whatever else is written for "no".
+            _ => Self::No,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Expressions {
     prefregex: Option<Pattern>,
+    prefregex_python: Option<String>,
     failregex: Vec<Pattern>,
     any_failregex: Set,
     /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them.
     any_in_line: Option<Set>,
+    /// What tells which ways to write a date may be in a line, once a line was read.
+    any_date: Arc<OnceLock<Set>>,
     ignoreregex: Vec<Pattern>,
     maxlines: usize,
     datepattern: String,
@@ -109,12 +173,7 @@ impl Filter {
     /// # Errors
     /// The option that is wrong, and why.
     pub fn new(settings: &FilterSettings) -> Result<Self> {
-        let usedns = match settings.usedns.to_lowercase().as_str() {
-            "" | "yes" | "warn" => UseDns::Yes,
-            "raw" => UseDns::Raw,
-            // fail2ban takes whatever else is written for "no".
-            _ => UseDns::No,
-        };
+        let usedns = UseDns::read(&settings.usedns);
         let names = if usedns == UseDns::No { HostNames::Never } else { HostNames::Match };
         let maxlines = match settings.maxlines.trim() {
             "" => 1,
@@ -124,9 +183,12 @@ impl Filter {
                 .filter(|lines| *lines > 0)
                 .with_context(|| format!("maxlines = {lines} is not a number from 1"))?,
         };
-        let compile = |option: &str, text: &str, multiline: bool| {
-            Pattern::new(text, multiline, names)
-                .with_context(|| format!("{option}: \"{text}\" is no regular expression"))
+        let compile = |option: &'static str, text: &str, multiline: bool| {
+            Pattern::new(text, multiline, names).map_err(|error| {
+                let python = tags::python(text, names);
+                let place = syntax_error(&python, multiline).map(|error| error.at);
+                Refused { option, text: text.to_owned(), python, why: Why::Syntax(error, place) }
+            })
         };
         if settings.failregex.is_empty() {
             bail!("failregex is empty; a filter needs at least one expression with <HOST>");
@@ -140,12 +202,13 @@ impl Filter {
         for text in &settings.failregex {
             let pattern = compile("failregex", text, maxlines > 1)?;
             if !identifies(&pattern) && !prefregex.as_ref().is_some_and(identifies) {
-                bail!("failregex: \"{text}\" has no <HOST> to tell whose failure it is");
+                let python = tags::python(text, names);
+                bail!(Refused { option: "failregex", text: text.clone(), python, why: Why::NoHost });
             }
             failregex.push(pattern);
         }
         let ignoreregex = settings.ignoreregex.iter().map(|text| compile("ignoreregex", text, false));
-        let ignoreregex = ignoreregex.collect::<Result<Vec<_>>>()?;
+        let ignoreregex = ignoreregex.collect::<Result<Vec<_>, Refused>>()?;
         if !settings.datepattern.trim().is_empty() {
             Detector::new(&settings.datepattern, TimeZone::UTC, 2000)
                 .and_then(|detector| detector.check())
@@ -153,7 +216,9 @@ impl Filter {
         }
         Ok(Self {
             inner: Arc::new(Expressions {
-                any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, "content", &failregex)),
+                any_date: Arc::default(),
+                any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, CONTENT, &failregex)),
+                prefregex_python: prefregex.as_ref().map(|_| tags::python(&settings.prefregex, names)),
                 prefregex,
                 any_failregex: Set::new(&failregex),
                 failregex,
@@ -171,7 +236,7 @@ impl Filter {
         let this_year = date::year(now, &zone);
         let detector = Detector::new(&self.inner.datepattern, zone.clone(), this_year);
         // `new` has checked the pattern.
-        Context::new(detector.unwrap_or_else(|_| Detector::none(zone)))
+        Context::new(detector.unwrap_or_else(|_| Detector::none(zone)).sharing(&self.inner.any_date))
     }
 
     /// The failures that `line` completes. `logged` is when it was logged, if its source knows; else its date is
@@ -180,6 +245,16 @@ impl Filter {
         let mut failures = Vec::new();
         self.examine(context, line, Logged::at(logged), now, &mut failures);
         failures
+    }
+
+    /// How many lines an expression may span.
+    pub fn maxlines(&self) -> usize {
+        self.inner.maxlines
+    }
+
+    /// `prefregex` with its tags expanded, as fail2ban gives it to Python.
+    pub fn prefregex(&self) -> Option<&str> {
+        self.inner.prefregex_python.as_deref()
     }
 
     /// What there is to tell about `line`, for a person who looks at it. Its failures are those of
@@ -214,12 +289,54 @@ impl Filter {
             context.over_budget += 1;
         }
         let line = &line[..line.floor_char_boundary(MAX_LINE)];
-        let Some((line, time)) = dated(context, line, logged, now) else { return };
-        witness.dated(&line, time);
-        if let Err(OverBudget) = self.inner.find(context, line, time.unwrap_or(now), now, witness) {
+        let Some((cut, time)) = dated(context, line, logged, now) else { return };
+        if witness.wants_all() {
+            witness.dated(&cut.keep(context.keep, &context.last_date_text), time);
+        }
+        let (mut text, mut content) = (take(&mut context.text), take(&mut context.content));
+        let buffers = [&mut text, &mut content];
+        if let Err(OverBudget) = self.inner.find(context, &cut, buffers, time.unwrap_or(now), now, witness) {
             context.over_budget += 1;
         }
+        (context.text, context.content) = (text, content);
     }
+}
+
+/// How fail2ban names a date pattern.
+///
+/// # Errors
+/// It is none.
+pub fn describe_datepattern(datepattern: &str, now: f64) -> Result<String> {
+    let zone = TimeZone::UTC;
+    let this_year = date::year(now, &zone);
+    Ok(Detector::new(datepattern, zone, this_year)?.describe())
+}
+
+/// A zone as in `logtimezone`: an abbreviation that fail2ban knows, an offset, or both (`UTC+0200`).
+pub fn fixed_zone(text: &str) -> Option<TimeZone> {
+    let minutes = date::zone(text).ok()?;
+    Some(TimeZone::fixed(Offset::from_seconds(minutes * 60).ok()?))
+}
+
+/// The zone that `logtimezone` names: a [`fixed_zone`], or, other than in fail2ban, a name of the zone database
+/// (`Europe/Zurich`).
+///
+/// # Errors
+/// There is no such zone.
+pub fn log_zone(text: &str) -> Result<TimeZone> {
+    let unknown = || format!("there is no zone {text}; write for example UTC+0200 or Europe/Zurich");
+    fixed_zone(text).map_or_else(|| TimeZone::get(text).with_context(unknown), Ok)
+}
+
+/// The group that `<F-tag>` stands for: `ID` is kept as `fid`.
+pub fn group_of_tag(tag: &str) -> String {
+    option_name(tag)
+}
+
+/// An expression with its tags expanded, as fail2ban shows it. `usedns` as in [`FilterSettings`].
+pub fn expanded(expression: &str, usedns: &str) -> String {
+    let names = if UseDns::read(usedns) == UseDns::No { HostNames::Never } else { HostNames::Match };
+    tags::python_tags(expression, names)
 }
 
 /// When a line was logged, if its source knows, and how that is written.
@@ -235,114 +352,122 @@ impl Logged<'_> {
     }
 }
 
-/// The line without its date, and its time (`Filter.processLine`). Nothing for a line whose date fail2ban trips over.
-fn dated(
+/// Where the line's date is, and its time (`Filter.processLine`). Nothing for a line whose date fail2ban trips over.
+fn dated<'l>(
     context: &mut Context,
-    line: &str,
+    line: &'l str,
     logged: Option<Logged<'_>>,
     now: f64,
-) -> Option<(DatedLine, Option<f64>)> {
+) -> Option<(Cut<'l>, Option<f64>)> {
     if let Some(Logged { time, text }) = logged {
         context.set_last_date(time, text);
-        return Some((DatedLine::new(line, 0..0, &context.last_date_text), Some(time)));
+        return Some((Cut { line, place: 0..0, date: DateText::Last }, Some(time)));
     }
     // A date within the last minute also holds for the lines below it.
     let last = context.last_date.filter(|last| *last > now - 60.0);
-    let without = |context: &Context| {
-        let text = if last.is_some() { context.last_date_text.as_str() } else { "" };
-        DatedLine::new(line, 0..0, text)
+    let without = || {
+        let date = if last.is_some() { DateText::Last } else { DateText::None };
+        Cut { line, place: 0..0, date }
     };
     let Some(found) = context.detector.find(line, now) else {
-        return Some((without(context), last));
+        return Some((without(), last));
     };
-    if found.start == found.end {
-        let dated =
-            if last.is_some() { without(context) } else { DatedLine::new(line, found.start..found.end, "") };
-        return Some((dated, Some(last.unwrap_or(now))));
+    let place = found.start..found.end;
+    if place.is_empty() {
+        let cut = if last.is_some() { without() } else { Cut { line, place, date: DateText::None } };
+        return Some((cut, Some(last.unwrap_or(now))));
     }
-    let text = if context.keep == Keep::Lines { &line[found.start..found.end] } else { "" };
-    let cut = || DatedLine::new(line, found.start..found.end, text);
     match found.time {
         Ok(time) => {
-            context.set_last_date(time, text);
-            Some((cut(), Some(time)))
+            context.set_last_date(time, &line[place.clone()]);
+            Some((Cut { line, place, date: DateText::Own }, Some(time)))
         }
-        Err(date::NoTime::Invalid) => {
-            Some(last.map_or_else(|| (cut(), None), |last| (without(context), Some(last))))
-        }
+        Err(date::NoTime::Invalid) if last.is_some() => Some((without(), last)),
+        Err(date::NoTime::Invalid) => Some((Cut { line, place, date: DateText::Own }, None)),
         Err(date::NoTime::LineIsLost) => None,
     }
 }
 
 impl Expressions {
-    /// The failures that the buffered lines and `line` amount to (`Filter.findFailure`).
+    /// The failures that the buffered lines and `line` amount to (`Filter.findFailure`). `buffer` and `content` are
+    /// room for them.
     fn find(
         &self,
         context: &mut Context,
-        line: DatedLine,
+        line: &Cut<'_>,
+        [buffer, content]: [&mut String; 2],
         time: f64,
         now: f64,
         witness: &mut impl Witness,
     ) -> Result<(), OverBudget> {
         let multiline = self.maxlines > 1;
-        if !multiline {
-            context.buffer.clear();
+        line.write(buffer);
+        let mut first = None;
+        if let Some(set) = self.any_in_line.as_ref().filter(|_| !multiline) {
+            first = set.first(buffer);
+            if first.is_none() && !witness.wants_all() {
+                return Ok(());
+            }
         }
-        context.buffer.push(line);
-        let excess = context.buffer.len().saturating_sub(self.maxlines);
-        context.buffer.drain(..excess);
-        let lines = context.buffer.clone();
-        let mut buffer = joined(&lines);
+        let mut lines = Vec::new();
+        if multiline || context.keep == Keep::Lines {
+            lines.push(line.keep(context.keep, &context.last_date_text));
+        }
+        if multiline {
+            context.buffer.append(&mut lines);
+            let excess = context.buffer.len().saturating_sub(self.maxlines);
+            context.buffer.drain(..excess);
+            lines.clone_from(&context.buffer);
+            join(buffer, &lines);
+        }
 
-        if self.maxlines == 1
-            && self.any_in_line.as_ref().is_some_and(|set| set.candidates(&buffer).is_empty())
-        {
-            return Ok(());
-        }
         // With few of them, it is cheaper to ask first.
-        if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer, witness)? {
+        if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(buffer, witness)? {
             return Ok(());
         }
         let mut common = Groups::default();
         if let Some(prefregex) = &self.prefregex {
-            let found = prefregex.search(&buffer)?;
+            let found = prefregex.search(buffer)?;
             witness.prefix(found.as_ref());
             let Some(found) = found else { return Ok(()) };
-            common = groups(&found);
-            let content = found.name("content").filter(|content| !content.is_empty()).map(str::to_owned);
-            common.remove("content");
-            if let Some(content) = content {
-                context.buffer = vec![DatedLine::new(&content, 0..0, "")];
-                buffer = joined(&context.buffer);
+            common = groups(&found, Some(CONTENT));
+            if let Some(part) = found.name(CONTENT).filter(|part| !part.is_empty()) {
+                if multiline {
+                    context.buffer = vec![DatedLine::new(part, 0..0, "")];
+                }
+                join(content, &[part]);
+                swap(buffer, content);
             }
         }
+        let Some(first) = first.or_else(|| self.any_failregex.first(buffer)) else { return Ok(()) };
         let tries_all = witness.breadth() == Breadth::All;
+        let mut candidates = Candidates::new(&self.any_failregex, first);
+        let mut every = (0..self.failregex.len()).map(Candidate::plain);
         // A match that takes its lines out of the buffer leaves others to search.
-        let candidates = if tries_all && multiline {
-            (0..self.failregex.len()).collect()
-        } else {
-            self.any_failregex.candidates(&buffer)
-        };
-        for index in candidates {
-            let Some(found) = self.failregex[index].search(&buffer)? else { continue };
-            let unmatched = Unmatched::of(&found, &buffer, &lines);
+        let mut next = |text: &str| if tries_all && multiline { every.next() } else { candidates.next(text) };
+        while let Some(candidate) = next(buffer) {
+            let failregex = candidate.index;
+            let Some(found) = self.failregex[failregex].search_as(buffer, candidate)? else { continue };
+            let mut matched = Vec::new();
+            if multiline {
+                (matched, context.buffer) = matched_and_rest(&found, buffer, &lines);
+            }
+            let matched = if multiline { &matched } else { &lines };
             let ignored = if self.ignoreregex.is_empty() {
                 false
             } else if multiline {
-                self.ignores(&joined(&unmatched.matched), witness)?
+                let mut text = String::new();
+                join(&mut text, matched);
+                self.ignores(&text, witness)?
             } else {
-                self.ignores(&buffer, witness)?
+                self.ignores(buffer, witness)?
             };
-            if multiline || !tries_all {
-                context.buffer = unmatched.rest;
-            }
             if !ignored {
-                // Only the next expression needs them again.
-                let mut all = if tries_all { common.clone() } else { std::mem::take(&mut common) };
-                all.update(groups(&found));
-                if let Some(conclusion) = self.conclude(context, all, &unmatched.matched, now, tries_all) {
-                    let line = context.line;
-                    let found = Found { failregex: index, captured: &found, text: &buffer, line, time };
+                let mut all = if tries_all { common.clone() } else { take(&mut common) };
+                all.update(groups(&found, None));
+                let line = context.line;
+                if let Some(conclusion) = self.conclude(context, all, matched, now, witness.wants_all()) {
+                    let found = Found { failregex, captured: &found, text: buffer, line, time };
                     witness.matched(found, conclusion);
                 }
             }
@@ -350,7 +475,7 @@ impl Expressions {
                 break;
             }
             if multiline {
-                buffer = joined(&context.buffer);
+                join(buffer, &context.buffer);
             }
         }
         Ok(())
@@ -372,38 +497,33 @@ impl Expressions {
 
     /// Whether what matched is a failure, and whose. Nothing for what is none by itself, except where everything is
     /// to be told.
-    fn conclude(
+    fn conclude<'c>(
         &self,
-        context: &mut Context,
+        context: &'c mut Context,
         groups: Groups,
         lines: &[DatedLine],
         now: f64,
         tells_all: bool,
-    ) -> Option<Conclusion> {
+    ) -> Option<Conclusion<'c>> {
         let lines = if context.keep == Keep::Lines { Some(lines) } else { None };
-        let mut conclusion = Conclusion { groups, users: Vec::new(), lines: Vec::new(), whom: None };
-        let id = conclusion.groups.get("mlfid").map(str::to_owned);
-        match &id {
-            None => conclusion.lines.extend(lines.into_iter().flatten().cloned()),
-            Some(id) => {
-                let merged = context.connections.merge(id, conclusion.groups, lines, now);
-                conclusion.groups = merged.groups;
-                if conclusion.groups.is_set("nofail") && !tells_all {
-                    return None;
-                }
-                conclusion.users = merged.users.into_iter().collect();
-                conclusion.lines = merged.matches;
+        let mut conclusion = if groups.get("mlfid").is_some() {
+            let merged = context.connections.merge(groups, lines, now);
+            if merged.groups.is_set("nofail") && !tells_all {
+                return None;
             }
-        }
+            Conclusion {
+                groups: Cow::Borrowed(&merged.groups),
+                users: &merged.users,
+                lines: Cow::Borrowed(&merged.matches),
+                whom: None,
+            }
+        } else {
+            let lines = lines.unwrap_or_default().to_vec();
+            Conclusion { groups: Cow::Owned(groups), users: &[], lines: Cow::Owned(lines), whom: None }
+        };
         conclusion.whom = self.whom(&conclusion.groups);
-        match (&conclusion.whom, id) {
-            (None, Some(id)) if conclusion.groups.names_nobody() => {
-                context.connections.set_pending(&id, now);
-                tells_all.then_some(conclusion)
-            }
-            (None, _) => None,
-            (Some(_), _) => Some(conclusion),
-        }
+        let tells = conclusion.whom.is_some() || tells_all && conclusion.is_pending();
+        tells.then_some(conclusion)
     }
 
     /// Whom or what the groups charge.
@@ -430,80 +550,82 @@ impl Expressions {
     }
 }
 
-/// Lines as the expressions see them.
-fn joined<T: AsRef<str>>(lines: &[T]) -> String {
-    let length = lines.iter().map(|line| line.as_ref().len() + 1).sum();
-    let mut text = String::with_capacity(length);
+/// Writes lines as the expressions see them into `text`.
+fn join<T: AsRef<str>>(text: &mut String, lines: &[T]) {
+    text.clear();
     for line in lines {
         text.push_str(line.as_ref());
         text.push('\n');
     }
-    text
 }
 
-/// The buffered lines after a match (`Regex.search`).
-struct Unmatched {
-    /// The lines that matched, without those that `<SKIPLINES>` skipped.
-    matched: Vec<DatedLine>,
-    /// All others: they stay in the buffer.
-    rest: Vec<DatedLine>,
-}
-
-impl Unmatched {
-    fn of(found: &Captured<'_>, text: &str, lines: &[DatedLine]) -> Self {
-        if lines.len() <= 1 {
-            return Self { matched: lines.to_vec(), rest: Vec::new() };
-        }
-        let (start, end) = found.span(0).unwrap_or_default();
-        let bytes = text.as_bytes();
-        let first =
-            bytes[..(start + 1).min(bytes.len())].iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
-        let from = end.saturating_sub(1);
-        let behind = bytes[from..].iter().position(|c| *c == b'\n').map_or(bytes.len(), |at| from + at + 1);
-        let count = |to: usize| bytes[..to].iter().filter(|c| **c == b'\n').count().min(lines.len());
-        let (first, behind) = (count(first), count(behind));
-        let mut matched = lines[first..behind.max(first)].to_vec();
-        let mut rest = lines[..first].to_vec();
-        let skipped = found.named().filter(|(name, _)| name.starts_with("skiplines"));
-        let skipped: String = skipped.filter_map(|(_, value)| value).collect();
-        let mut from = 0;
-        for line in skipped.lines() {
-            if let Some(at) = matched.iter().skip(from).position(|matched| matched.without_date() == line) {
-                rest.push(matched.remove(from + at));
-                from += at;
-            }
-        }
-        rest.extend_from_slice(&lines[behind.max(first)..]);
-        Self { matched, rest }
+/// The buffered lines that matched, without those that `<SKIPLINES>` skipped, and all others, which stay in the buffer
+/// (`Regex.search`).
+fn matched_and_rest(
+    found: &Captured<'_>,
+    text: &str,
+    lines: &[DatedLine],
+) -> (Vec<DatedLine>, Vec<DatedLine>) {
+    if lines.len() <= 1 {
+        return (lines.to_vec(), Vec::new());
     }
+    let (start, end) = found.span(0).unwrap_or_default();
+    let bytes = text.as_bytes();
+    let first =
+        bytes[..(start + 1).min(bytes.len())].iter().rposition(|c| *c == b'\n').map_or(0, |at| at + 1);
+    let from = end.saturating_sub(1);
+    let behind = bytes[from..].iter().position(|c| *c == b'\n').map_or(bytes.len(), |at| from + at + 1);
+    let count = |to: usize| bytes[..to].iter().filter(|c| **c == b'\n').count().min(lines.len());
+    let (first, behind) = (count(first), count(behind));
+    let mut matched = lines[first..behind.max(first)].to_vec();
+    let mut rest = lines[..first].to_vec();
+    let skipped = found.named().filter(|(name, _)| name.starts_with("skiplines"));
+    let skipped: String = skipped.filter_map(|(_, value)| value).collect();
+    let mut from = 0;
+    for line in skipped.lines() {
+        if let Some(at) = matched.iter().skip(from).position(|matched| matched.without_date() == line) {
+            rest.push(matched.remove(from + at));
+            from += at;
+        }
+    }
+    rest.extend_from_slice(&lines[behind.max(first)..]);
+    (matched, rest)
 }
 
 /// The named groups of a match, with `<F-ALT_…>` and `<F-TUPLE_…>` merged into what they stand for
-/// (`Regex._getGroupsWithAlt`).
-fn groups(found: &Captured<'_>) -> Groups {
-    let mut groups =
-        Groups(found.named().map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).collect());
+/// (`Regex._getGroupsWithAlt`), all but `without`.
+fn groups(found: &Captured<'_>, without: Option<&str>) -> Groups {
+    // What a connection knows comes on top.
+    let mut groups = Groups(Vec::with_capacity(found.named_count() + 4));
+    let named = found.named().filter(|(name, _)| without.is_none_or(|without| *name != without));
+    groups.0.extend(named.map(|(name, value)| (name.clone(), value.map(Text::new))));
+    if found.has_parts() {
+        join_parts(&mut groups);
+    }
+    groups
+}
+
+fn join_parts(groups: &mut Groups) {
     let mut parts = groups.0.clone();
     parts.sort();
-    let is_empty = |value: &Option<String>| value.as_ref().is_none_or(String::is_empty);
+    let is_empty = |value: &Option<Text>| value.as_ref().is_none_or(|value| value.is_empty());
     for (name, value) in parts.iter().filter(|(_, value)| !is_empty(value)) {
         let Some(target) = name.strip_prefix("alt_").map(target) else { continue };
         if !groups.is_set(&target) {
             groups.set(&target, value.clone());
         }
     }
-    let mut tuples: BTreeMap<String, Vec<Option<String>>> = BTreeMap::new();
+    let mut tuples: BTreeMap<String, Vec<Option<Text>>> = BTreeMap::new();
     for (name, value) in parts {
         let Some(target) = name.strip_prefix("tuple_").map(target) else { continue };
-        let before = groups.get(&target).map(str::to_owned);
+        let before = groups.get(&target).map(Text::new);
         tuples.entry(target).or_insert_with(|| vec![before]).push(value);
     }
     for (target, parts) in tuples {
-        let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| quoted(part)));
+        let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| python::repr(part)));
         let tuple = format!("({})", parts.collect::<Vec<_>>().join(", "));
-        groups.set(&target, Some(tuple));
+        groups.set(&target, Some(tuple.into()));
     }
-    groups
 }
 
 /// `user_1` → `user`
@@ -513,21 +635,6 @@ fn target(name: &str) -> String {
     option_name(if numbered { &stem[..stem.len() - 1] } else { name })
 }
 
-/// A text as Python writes it in a tuple.
-fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            c if c == quote => out.extend(['\\', c]),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
-}
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -599,6 +706,41 @@ mod tests {
     fn a_hostile_line_is_cut_not_searched_for_ever() {
         let line = format!("host sshd[42]: Invalid user {} from 192.0.2.7", "é".repeat(100_000));
         assert_eq!(first(&test_settings().filter, &line), None);
+    }
+
+    #[test]
+    fn the_zone_of_the_log_tells_what_its_dates_mean() {
+        let line = "2023-11-14 22:13:20 host sshd[42]: Invalid user oracle from 192.0.2.7 port 4242";
+        for (zone, behind) in [("UTC", 0.0), ("UTC+0200", 7200.0), ("America/New_York", -18_000.0)] {
+            let filter = test_settings().filter;
+            let mut context = filter.context(log_zone(zone).unwrap(), NOW);
+            let found = filter.failures(&mut context, line, None, NOW);
+            assert_eq!(found[0].time, NOW - behind, "{zone}");
+        }
+    }
+
+    #[test]
+    fn zones_are_named_as_in_fail2ban_or_as_in_the_zone_database() {
+        let summer = jiff::Timestamp::from_second(1_750_000_000).unwrap();
+        let hours =
+            |name: &str| log_zone(name).map(|zone| f64::from(zone.to_offset(summer).seconds()) / 3600.0);
+        for (name, expected) in [
+            ("UTC", 0.0),
+            ("Z", 0.0),
+            ("CET", 1.0),
+            ("UTC+0200", 2.0),
+            ("GMT-05:30", -5.5),
+            ("CET+01", 2.0),
+            ("+0100", 1.0),
+            ("Europe/Zurich", 2.0),
+        ] {
+            assert_eq!(hours(name).unwrap(), expected, "{name}");
+        }
+        let none =
+            "XYZ utc+1 UTC+1 UTC+0200x UTC+02:0 UTC+-0200 ../../etc/passwd /etc/localtime Mars/Olympus +9999";
+        for name in none.split(' ') {
+            assert!(hours(name).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! reader asks for the next entry every few milliseconds instead of waiting to be told.
 
 use std::{
+    ffi::CString,
     fmt,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use systemd::journal::{Journal, OpenOptions};
+use systemd::journal::{Journal, OpenDirectoryOptions, OpenFilesOptions, OpenOptions};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -47,10 +50,19 @@ pub struct JournalMatch {
 impl JournalMatch {
     /// Parses `FIELD=value FIELD=value + FIELD=value`.
     pub fn parse(text: &str) -> Result<Self> {
+        let lines = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect());
+        Self::new(&lines.collect::<Vec<_>>())
+    }
+
+    /// Of alternatives, each the words of one line. A value may contain spaces.
+    ///
+    /// # Errors
+    /// A word that is not `FIELD=value`, or no words at all.
+    pub fn new(lines: &[Vec<String>]) -> Result<Self> {
         let mut groups = vec![Vec::new()];
-        for line in text.lines() {
+        for line in lines {
             groups.push(Vec::new());
-            for term in line.split_whitespace() {
+            for term in line {
                 if term == "+" {
                     groups.push(Vec::new());
                     continue;
@@ -303,11 +315,8 @@ impl Worker {
             }
             jails.push((jail.clone(), wanted.with_units(|unit| resolve(unit, &held).names)));
         }
-        for group in jails.iter().flat_map(|(_, wanted)| &wanted.groups) {
-            for (field, value) in group {
-                journal.match_add(field, value.as_str())?;
-            }
-            journal.match_or()?;
+        for (_, wanted) in &jails {
+            add_matches(journal, wanted)?;
         }
         self.seek(journal)?;
         Ok(jails)
@@ -384,6 +393,118 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Which journal files are read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Files {
+    /// The machine's, with the flags of `sd_journal_open`.
+    Machine {
+        flags: i32,
+    },
+    /// Those in a directory.
+    Directory(PathBuf),
+    These(Vec<PathBuf>),
+}
+
+impl Files {
+    fn open(&self) -> Result<Journal> {
+        let journal = match self {
+            Self::Machine { flags } => OpenOptions::default()
+                .local_only(flags & 1 != 0)
+                .runtime_only(flags & 2 != 0)
+                .system(flags & 4 != 0)
+                .current_user(flags & 8 != 0)
+                .open(),
+            Self::Directory(path) => OpenDirectoryOptions::default().open_directory(c_path(path)?),
+            Self::These(paths) => {
+                let paths = paths.iter().map(|path| c_path(path)).collect::<Result<Vec<_>>>()?;
+                OpenFilesOptions::default().open_files(paths)
+            }
+        };
+        journal.context("opening the journal")
+    }
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).with_context(|| path.display().to_string())
+}
+
+/// When an entry was logged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logged {
+    /// Seconds since 1970.
+    pub time: f64,
+    /// The same on the local clock, as fail2ban writes it: `2026-11-24T08:00:00.123456`.
+    pub text: String,
+}
+
+/// The entries that are there, from the oldest to the newest, as lines.
+pub struct Entries {
+    journal: Journal,
+    entry: Entry,
+}
+
+impl Entries {
+    /// Those that satisfy `wanted`, if it is given, else all.
+    ///
+    /// # Errors
+    /// The journal cannot be opened.
+    pub fn read(files: &Files, wanted: Option<&JournalMatch>, names: UnitNames) -> Result<Self> {
+        let mut journal = files.open()?;
+        journal.set_data_threshold(FIELD_BYTES)?;
+        if let Some(wanted) = wanted {
+            let held = units_held(&mut journal).context("listing the units in the journal")?;
+            let wanted = wanted.with_units(|unit| match names {
+                UnitNames::AsWritten => vec![unit.to_owned()],
+                UnitNames::Resolved => resolve(unit, &held).names,
+            });
+            add_matches(&mut journal, &wanted)?;
+        }
+        journal.seek_head()?;
+        Ok(Self { journal, entry: Entry::default() })
+    }
+
+    fn advance(&mut self) -> Result<Option<(String, Logged)>> {
+        if self.journal.next()? == 0 {
+            return Ok(None);
+        }
+        self.entry.read(&mut self.journal, &[])?;
+        let micros = self.journal.timestamp_usec()?;
+        let time = jiff::Timestamp::from_microsecond(i64::try_from(micros)?)?;
+        let local = time.to_zoned(jiff::tz::TimeZone::system());
+        let format = if micros % 1_000_000 == 0 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
+        let text = local.strftime(format).to_string();
+        Ok(Some((self.entry.text(), Logged { time: micros as f64 / 1e6, text })))
+    }
+}
+
+/// Whether units are looked for under other names that they may have in the journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnitNames {
+    /// As fail2ban does.
+    AsWritten,
+    /// As the agent does.
+    Resolved,
+}
+
+impl Iterator for Entries {
+    type Item = Result<(String, Logged)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().context("reading the journal").transpose()
+    }
+}
+
+/// Adds another alternative to what the journal hands out.
+fn add_matches(journal: &mut Journal, wanted: &JournalMatch) -> Result<()> {
+    for group in &wanted.groups {
+        for (field, value) in group {
+            journal.match_add(field, value.as_str())?;
+        }
+        journal.match_or()?;
+    }
+    Ok(())
 }
 
 /// The system's journal, or `None` if it has no files yet.

@@ -23,19 +23,21 @@ pub enum How {
 }
 
 /// The names to follow for `unit`: those that systemd says (`None` without systemd), else those of its possible names
-/// that the journal holds, else all of them.
+/// that the journal holds, else all of them. With each name, its instances that the journal holds: systemd knows
+/// `postfix.service` on Debian, but what logs is `postfix@-.service`.
 pub fn resolve(unit: &str, from_systemd: Option<&[String]>, in_journal: &[String]) -> Resolved {
+    let held = |names: &[String]| -> Vec<String> {
+        let held = in_journal.iter().filter(|held| names.iter().any(|name| is_or_instance(held, name)));
+        held.cloned().collect()
+    };
     if let Some(names) = from_systemd
         && !names.is_empty()
     {
-        return Resolved { names: names.to_vec(), how: How::Systemd };
+        let instances = held(names).into_iter().filter(|held| !names.contains(held));
+        return Resolved { names: names.iter().cloned().chain(instances).collect(), how: How::Systemd };
     }
     let possible = possible_names(unit);
-    let held: Vec<String> = in_journal
-        .iter()
-        .filter(|held| possible.iter().any(|name| is_or_instance(held, name)))
-        .cloned()
-        .collect();
+    let held = held(&possible);
     if held.is_empty() {
         Resolved { names: possible, how: How::Guess }
     } else {
@@ -52,13 +54,26 @@ fn possible_names(unit: &str) -> Vec<String> {
     vec![unit.to_owned(), format!("{other}.{kind}")]
 }
 
-/// Whether `held` is the unit `name` or one of its instances (`postfix@-.service` of `postfix.service`).
+/// Whether `held` is the unit `name` or one of its instances (`postfix@-.service` of `postfix.service`), except those
+/// that a socket makes for one connection each: there are thousands, and none of them logs again. Those to come are
+/// found by their slice or by the program's name.
 fn is_or_instance(held: &str, name: &str) -> bool {
     let instance_of = |(stem, kind): (&str, &str)| {
         let rest = held.strip_prefix(stem)?.strip_prefix('@')?;
         rest.strip_suffix(kind)?.strip_suffix('.')
     };
-    held == name || name.rsplit_once('.').and_then(instance_of).is_some()
+    held == name
+        || name.rsplit_once('.').and_then(instance_of).is_some_and(|instance| !is_connection(instance))
+}
+
+/// How systemd names the instance for a connection to a socket with `Accept=yes`: a number, then both ends
+/// (`7-192.0.2.1:22-198.51.100.9:40001`), or the process and the user at the other end (`7-4711-0`).
+fn is_connection(instance: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    let [number, from, to] = instance.split('-').collect::<Vec<_>>()[..] else {
+        return false;
+    };
+    is_number(number) && (from.contains(':') && to.contains(':') || is_number(from) && is_number(to))
 }
 
 /// All names that the running systemd knows for `unit`; `None` if there is no systemd or it does not know the unit.
@@ -92,6 +107,27 @@ mod tests {
         let known = names(&["ssh.service", "sshd.service"]);
         let resolved = resolve("sshd.service", Some(&known), &names(&["other.service"]));
         assert_eq!(resolved, Resolved { names: known, how: How::Systemd });
+    }
+
+    #[test]
+    fn instances_that_have_logged_are_followed_as_well() {
+        let journal = names(&["postfix@-.service", "postfix@out.service", "postfix-x.service"]);
+        let known = names(&["postfix.service"]);
+        let expected = names(&["postfix.service", "postfix@-.service", "postfix@out.service"]);
+        assert_eq!(resolve("postfix.service", Some(&known), &journal).names, expected);
+    }
+
+    #[test]
+    fn connections_are_no_instances_to_follow() {
+        let journal = names(&[
+            "postgresql@15-main.service",
+            "sshd@0-192.0.2.1:22-198.51.100.9:40001.service",
+            "sshd@1-[2001:db8::1]:22-[2001:db8::2]:40001.service",
+            "sshd@2-4711-0.service",
+        ]);
+        let postgresql = resolve("postgresql.service", None, &journal);
+        assert_eq!(postgresql.names, names(&["postgresql@15-main.service"]));
+        assert_eq!(resolve("sshd.service", None, &journal).how, How::Guess);
     }
 
     #[test]

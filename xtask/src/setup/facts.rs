@@ -26,6 +26,7 @@ pub(super) struct Facts {
     pub(super) llvm: Option<u32>,
     /// `bpf-linker` starts, and reads the bitcode of that LLVM.
     pub(super) bpf_linker: bool,
+    pub(super) cargo_fuzz: bool,
     /// clippy and rustfmt of the toolchain that runs this.
     pub(super) lint_tools: bool,
     pub(super) bpffs: bool,
@@ -57,6 +58,7 @@ impl Facts {
             apt_lacks_compiler: compiler.is_none() && apt_lacks("rustc-web"),
             llvm,
             bpf_linker: bpf_linker_fits(llvm),
+            cargo_fuzz: cargo::program("cargo-fuzz").is_some(),
             lint_tools: env::var_os("CARGO").is_some_and(|cargo| {
                 let beside = |tool| Path::new(&cargo).with_file_name(tool).exists();
                 beside("cargo-clippy") && beside("cargo-fmt")

@@ -23,6 +23,9 @@ const TO_TEST: &[&str] = &[
     "util-linux",
 ];
 
+/// libFuzzer is written in C++.
+const TO_FUZZ: &[&str] = &["g++"];
+
 #[derive(Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,
@@ -53,11 +56,18 @@ pub(super) enum When {
 impl Plan {
     pub(super) fn new(facts: &Facts, need: Need, privilege: Privilege) -> Self {
         let mut steps = packages(facts, need);
-        steps.extend(compiler(facts));
+        if need.builds_agent() {
+            steps.extend(compiler(facts));
+        }
         if need.lints() && facts.rustup && !facts.lint_tools {
             steps.push(Step::user("clippy and rustfmt", "rustup component add clippy rustfmt"));
         }
-        steps.extend(bpf_linker(facts));
+        if need.builds_agent() {
+            steps.extend(bpf_linker(facts));
+        }
+        if need == Need::Fuzz && !facts.cargo_fuzz {
+            steps.push(Step::user("cargo-fuzz", "cargo install cargo-fuzz --locked"));
+        }
         if need.enforces() && !facts.bpffs {
             steps.push(Step::root("BPF file system", "mount -t bpf bpf /sys/fs/bpf"));
         }
@@ -71,12 +81,16 @@ impl Plan {
 }
 
 fn packages(facts: &Facts, need: Need) -> Vec<Step> {
-    let mut wanted: Vec<String> = TO_BUILD.iter().map(|&name| name.to_owned()).collect();
+    let mut wanted: Vec<String> = Vec::new();
     let mut want = |names: &[&str]| wanted.extend(names.iter().map(|&name| name.to_owned()));
-    if !facts.ebpf_compiler && !facts.only_rustup_can_help() {
+    if need.builds_agent() {
+        want(TO_BUILD);
+    }
+    if need.builds_agent() && !facts.ebpf_compiler && !facts.only_rustup_can_help() {
         want(EBPF_COMPILER);
     }
-    if !facts.bpf_linker
+    if need.builds_agent()
+        && !facts.bpf_linker
         && let Some(llvm) = facts.llvm
     {
         want(&[&llvm_package(llvm)]);
@@ -86,6 +100,9 @@ fn packages(facts: &Facts, need: Need) -> Vec<Step> {
     }
     if need == Need::Tests {
         want(TO_TEST);
+    }
+    if need == Need::Fuzz {
+        want(TO_FUZZ);
     }
     wanted.retain(|name| !facts.packages.contains(name));
 
@@ -167,13 +184,14 @@ mod tests {
     use super::*;
 
     fn complete() -> Facts {
-        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST].concat();
+        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST, TO_FUZZ].concat();
         Facts {
             packages: packages.into_iter().map(str::to_owned).collect(),
             rustup: true,
             ebpf_compiler: true,
             llvm: Some(22),
             bpf_linker: true,
+            cargo_fuzz: true,
             lint_tools: true,
             bpffs: true,
             ..Facts::default()
@@ -186,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_complete_machine_needs_nothing() {
-        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests] {
+        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests, Need::Fuzz] {
             assert!(commands(&complete(), need, Privilege::Root).is_empty());
         }
     }
@@ -229,6 +247,15 @@ mod tests {
             commands(&facts, Need::Build, Privilege::Root),
             ["rustup toolchain install nightly --profile minimal --component rust-src"]
         );
+    }
+
+    #[test]
+    fn only_fuzzing_needs_a_fuzzer() {
+        let mut facts = Facts { cargo_fuzz: false, ..complete() };
+        assert!(commands(&facts, Need::Tests, Privilege::Root).is_empty());
+        facts.ebpf_compiler = false;
+        facts.bpf_linker = false;
+        assert_eq!(commands(&facts, Need::Fuzz, Privilege::Root), ["cargo install cargo-fuzz --locked"]);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Options, Sections, Value};
+use super::{
+    Options, Sections, Value,
+    value::{Assembly, Place},
+};
 
 /// How deep values may refer to values that refer to values (Python's `MAX_INTERPOLATION_DEPTH`).
 const MAX_DEPTH: usize = 10;
@@ -28,9 +31,13 @@ impl<'a> Scope<'a> {
         let Some(value) = self.raw(option) else {
             return Ok(None);
         };
-        let mut text = String::new();
-        self.expand(&value.text, 1, &mut text).with_context(|| format!("{}: {option}", value.place))?;
-        Ok(Some(Value { text, place: value.place.clone() }))
+        if !value.text.contains('%') {
+            self.sections.budget.spend(value.text.len())?;
+            return Ok(Some(value.clone()));
+        }
+        let mut out = Assembly::new(&value.place);
+        self.expand(value, 1, &mut out).with_context(|| format!("{}: {option}", value.place))?;
+        Ok(Some(out.finish()))
     }
 
     fn raw(&self, option: &str) -> Option<&'a Value> {
@@ -38,12 +45,12 @@ impl<'a> Scope<'a> {
     }
 
     /// What stands for `%(reference)s`.
-    fn referred(&self, reference: &str) -> Option<&'a str> {
+    fn referred(&self, reference: &str) -> Option<&'a Value> {
         let option = reference.to_lowercase();
         if option == "__name__" {
             return None;
         }
-        let value = self.raw(&option).or_else(|| {
+        self.raw(&option).or_else(|| {
             // fail2ban looks such a name up as written, Python in lower case: only what is lower case is found.
             let (section, of_section) = option.split_once('/').filter(|_| option == reference)?;
             let own = match section {
@@ -52,45 +59,50 @@ impl<'a> Scope<'a> {
                 section => self.sections.sections.get(section)?.get(of_section),
             };
             own.or_else(|| self.sections.defaults.get(of_section))
-        });
-        value.map(|value| value.text.as_str())
+        })
     }
 
-    fn expand(&self, text: &str, depth: usize, out: &mut String) -> Result<()> {
+    fn expand(&self, value: &Value, depth: usize, out: &mut Assembly) -> Result<()> {
         if depth > MAX_DEPTH {
             bail!("%(…)s refers to itself, or through more than {MAX_DEPTH} other options");
         }
-        let mut rest = text;
-        while let Some(at) = rest.find('%') {
-            push(out, &rest[..at])?;
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('%') {
-                push(out, "%")?;
-                rest = after;
+        // References to empty values cost time, too, though nothing grows.
+        self.sections.budget.spend(value.text.len())?;
+        let text = value.text.as_str();
+        let mut from = 0;
+        while let Some(at) = text[from..].find('%').map(|at| from + at) {
+            push(out, value, from, at, depth)?;
+            let rest = &text[at + 1..];
+            if rest.starts_with('%') {
+                push(out, value, at, at + 1, depth)?;
+                from = at + 2;
             } else if let Some((name, after)) = reference(rest) {
                 match self.referred(name) {
                     Some(value) => self.expand(value, depth + 1, out)?,
-                    None if name.to_lowercase() == "__name__" => push(out, self.name)?,
+                    None if name.to_lowercase() == "__name__" => {
+                        let name = Value::new(self.name, &Place::outside("built in"));
+                        push(out, &name, 0, name.text.len(), depth + 1)?;
+                    }
                     None => {
                         bail!("%({name})s is not set anywhere; set it in [{}] or [DEFAULT]", self.name)
                     }
                 }
-                rest = after;
+                from = text.len() - after.len();
             } else {
                 bail!(
                     "a lone % in \"{text}\"; write %% for a percent sign, %(option)s for another option's value"
                 );
             }
         }
-        push(out, rest)
+        push(out, value, from, text.len(), depth)
     }
 }
 
-fn push(out: &mut String, text: &str) -> Result<()> {
-    if out.len() + text.len() > MAX_VALUE {
+fn push(out: &mut Assembly, value: &Value, start: usize, end: usize, depth: usize) -> Result<()> {
+    if out.len() + (end - start) > MAX_VALUE {
         bail!("%(…)s makes a value of more than {MAX_VALUE} bytes");
     }
-    out.push_str(text);
+    out.push(value, start, end, depth);
     Ok(())
 }
 

@@ -1,33 +1,33 @@
 //! fail2ban's configuration dialect: where files are found, how they are laid over each other, and how a value is
 //! read from them. Knows nothing about what the options mean.
 
+mod budget;
+mod files;
 mod interpolate;
 mod parse;
 mod tree;
+mod value;
 
 use anyhow::Result;
 use indexmap::IndexMap;
 
-pub use self::tree::Tree;
 pub(crate) use self::{
+    budget::Budget,
+    files::BUILT_IN,
     interpolate::MAX_VALUE,
     parse::{is_space, trim},
-    tree::BUILT_IN,
+    value::Assembly,
 };
 use self::{interpolate::Scope, parse::File};
+pub use self::{
+    tree::Tree,
+    value::{Place, Value},
+};
 
 /// The section that lends its options to every other one.
 pub(crate) const DEFAULT: &str = "DEFAULT";
 /// The section that names further files.
 pub(crate) const INCLUDES: &str = "INCLUDES";
-
-/// A value as written, and where.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Value {
-    pub text: String,
-    /// `file:line`, for messages.
-    pub place: String,
-}
 
 /// Options in the order in which they were first set; the names are in lower case.
 pub type Options = IndexMap<String, Value>;
@@ -39,17 +39,17 @@ pub struct Sections {
     sections: IndexMap<String, Options>,
     /// `%(known/option)s`: each option's value before the last file that overrode it.
     known: IndexMap<String, Options>,
+    budget: Budget,
 }
 
 impl Sections {
+    fn new(budget: &Budget) -> Self {
+        Self { budget: budget.clone(), ..Self::default() }
+    }
+
     /// The sections, without `[DEFAULT]` and `[INCLUDES]`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sections.keys().map(String::as_str).filter(|name| *name != INCLUDES)
-    }
-
-    /// Whether there is such a section.
-    pub fn has(&self, section: &str) -> bool {
-        self.sections.contains_key(section)
     }
 
     /// The options that the section itself sets (not those of `[DEFAULT]`).
@@ -102,10 +102,14 @@ impl Sections {
         Scope { sections: self, name: section, vars, own, known: None }.get(&option.to_lowercase())
     }
 
+    /// What putting values together may still cost.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Gives every section an option that it may set otherwise (`merge_defaults`).
     pub fn set_default(&mut self, option: &str, text: &str) {
-        let value = Value { text: text.to_owned(), place: "built in".into() };
-        self.defaults.insert(option.to_owned(), value);
+        self.defaults.insert(option.to_owned(), Value::new(text, &Place::outside("built in")));
     }
 
     /// Sets `known/option` in the section for each of `options`, so that `%(known/option)s` finds it there.

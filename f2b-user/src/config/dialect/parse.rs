@@ -1,10 +1,12 @@
 //! One file's text → its sections. The grammar is that of Python's `configparser.ConfigParser` in its strict mode,
 //! with ` ;` as the comment that may follow a value (`client/configparserinc.py`).
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 use indexmap::IndexSet;
 
-use super::{DEFAULT, Options, Value};
+use super::{DEFAULT, Options, Place, Value};
 
 /// One file's sections, in the order of the file.
 #[derive(Clone, Debug, Default)]
@@ -29,18 +31,19 @@ struct Cursor {
 /// refuses its whole configuration then.
 pub(super) fn parse(text: &str, name: &str) -> Result<File> {
     let mut file = File::default();
+    let name = Arc::from(name);
     let mut seen = IndexSet::new();
     let mut cursor: Option<Cursor> = None;
     // What Python's text mode does to line ends.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     for (number, line) in text.strip_suffix('\n').unwrap_or(&text).split('\n').enumerate() {
-        let place = || format!("{name}:{}", number + 1);
+        let place = || Place::new(&name, number + 1);
         let (content, commented) = without_comment(line);
         let content = trim(content);
         if content.is_empty() {
             // An empty line inside a value belongs to it; the place of a comment does not.
             if let Some(value) = cursor.as_ref().filter(|_| !commented).and_then(|cursor| file.open(cursor)) {
-                value.text.push('\n');
+                value.push_line("", place());
             }
             continue;
         }
@@ -49,8 +52,7 @@ pub(super) fn parse(text: &str, name: &str) -> Result<File> {
             && indent > open.indent
             && let Some(value) = file.open(open)
         {
-            value.text.push('\n');
-            value.text.push_str(content);
+            value.push_line(content, place());
             continue;
         }
         if let Some(section) = section_name(content) {
@@ -85,20 +87,22 @@ pub(super) fn parse(text: &str, name: &str) -> Result<File> {
         if !seen.insert((cursor.section.clone(), Some(option.clone()))) {
             bail!("{}: {option} stands twice in [{}] of this file; keep one", place(), cursor.section);
         }
-        let value = Value { text: trim(text).to_owned(), place: place() };
+        let value = Value::new(trim(text), &place());
         file.section(&cursor.section).insert(option.clone(), value);
         cursor.option = Some(option);
     }
-    for value in file.sections.values_mut().flat_map(|section| section.values_mut()) {
-        value.text.truncate(trim_end(&value.text).len());
-    }
-    for value in file.defaults.values_mut() {
-        value.text.truncate(trim_end(&value.text).len());
+    let sections = file.sections.values_mut().chain([&mut file.defaults]);
+    for value in sections.flat_map(|section| section.values_mut()) {
+        value.truncate(trim_end(&value.text).len());
     }
     Ok(file)
 }
 
 impl File {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Value> {
+        self.sections.values().chain([&self.defaults]).flat_map(|section| section.values())
+    }
+
     fn section(&mut self, name: &str) -> &mut Options {
         match name {
             DEFAULT => &mut self.defaults,

@@ -4,23 +4,19 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
-    fs, io,
+    collections::{BTreeMap, HashMap},
+    io,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
-use anyhow::{Context as _, Result, bail};
-use include_dir::{Dir, include_dir};
+use anyhow::{Result, bail};
 
 use super::{
-    INCLUDES, Options, Sections,
+    Budget, INCLUDES, Options, Sections,
+    files::{BUILT_IN_DIR, Files},
     parse::{File, parse},
 };
-
-pub(crate) static BUILT_IN: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/defaults");
-/// Where the files of the built-in tree are said to be.
-const BUILT_IN_DIR: &str = "(built-in)";
 
 /// How deep files may include files. fail2ban runs into Python's recursion limit, and refuses its configuration.
 const MAX_INCLUDE_DEPTH: usize = 64;
@@ -33,22 +29,35 @@ const MAX_FILES: usize = 4096;
 pub struct Tree {
     dir: Option<PathBuf>,
     built_in: bool,
-    files: RefCell<HashMap<PathBuf, Option<Rc<File>>>>,
+    files: Files,
+    parsed: RefCell<HashMap<PathBuf, Option<Rc<File>>>>,
     include_lists: RefCell<HashMap<Vec<PathBuf>, Rc<Vec<PathBuf>>>>,
     warnings: RefCell<Vec<String>>,
+    budget: Budget,
 }
 
 impl Tree {
     /// The tree at `dir`. Without its own `jail.conf` it is laid over the built-in tree, so that five lines of
     /// `jail.local` are enough.
     pub fn new(dir: Option<&Path>) -> Self {
-        let complete = dir.is_some_and(|dir| dir.join("jail.conf").exists());
+        Self::of(dir.map(Path::to_owned), Files::Disk)
+    }
+
+    /// The tree of `files`, by their path from `/`; nothing is read from the disk.
+    pub(crate) fn in_memory(files: BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        Self::of(Some("/".into()), Files::Memory(files))
+    }
+
+    fn of(dir: Option<PathBuf>, files: Files) -> Self {
+        let complete = dir.as_ref().is_some_and(|dir| files.exists(&dir.join("jail.conf")));
         Self {
-            dir: dir.map(Path::to_owned),
+            dir,
             built_in: !complete,
-            files: RefCell::default(),
+            files,
+            parsed: RefCell::default(),
             include_lists: RefCell::default(),
             warnings: RefCell::default(),
+            budget: Budget::default(),
         }
     }
 
@@ -62,6 +71,17 @@ impl Tree {
         self.warnings.take()
     }
 
+    /// Whether any value that was read refers to an option of this name, as `%(option)s` or as `<option>`.
+    pub fn mentions(&self, option: &str) -> bool {
+        let ways = [format!("{option})s"), format!("{option}>")];
+        let mentions = |text: &str| {
+            let text = text.to_lowercase();
+            ways.iter().any(|way| text.contains(way))
+        };
+        let parsed = self.parsed.borrow();
+        parsed.values().flatten().any(|file| file.values().any(|value| mentions(&value.text)))
+    }
+
     /// The sections of `stem` (`jail`, `filter.d/sshd`): `stem.conf`, `stem.d/*.conf`, `stem.local`,
     /// `stem.d/*.local`, each overriding what came before. `None` if none of them can be read.
     ///
@@ -71,7 +91,7 @@ impl Tree {
         let mut files = Vec::new();
         for suffix in ["conf", "local"] {
             let name = format!("{stem}.{suffix}");
-            if self.built_in && BUILT_IN.get_file(&name).is_some() {
+            if self.built_in {
                 files.push(Path::new(BUILT_IN_DIR).join(&name));
             }
             if let Some(dir) = &self.dir {
@@ -79,10 +99,22 @@ impl Tree {
                 files.extend(self.drop_ins(&dir.join(format!("{stem}.d")), suffix));
             }
         }
-        files.retain(|file| file.starts_with(BUILT_IN_DIR) || file.exists());
-        let mut sections = Sections::default();
+        files.retain(|file| self.files.exists(file));
+        self.laid_over(&files)
+    }
+
+    /// The sections of one file by itself, with those that it includes. `None` if it cannot be read.
+    ///
+    /// # Errors
+    /// A file that is not in the dialect.
+    pub fn file_sections(&self, file: &Path) -> Result<Option<Sections>> {
+        self.laid_over(&[file.to_owned()])
+    }
+
+    fn laid_over(&self, files: &[PathBuf]) -> Result<Option<Sections>> {
+        let mut sections = Sections::new(&self.budget);
         let mut found = false;
-        for file in self.with_includes(&files, &[])?.iter() {
+        for file in self.with_includes(files, &[])?.iter() {
             if let Some(file) = self.file(file)? {
                 sections.lay_over(&file);
                 found = true;
@@ -91,10 +123,24 @@ impl Tree {
         Ok(found.then_some(sections))
     }
 
+    /// The names of the files in `folder`, without `.conf` and `.local`, sorted.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let folders =
+            self.dir.iter().map(PathBuf::as_path).chain(self.built_in.then_some(Path::new(BUILT_IN_DIR)));
+        let mut paths: Vec<_> =
+            folders.flat_map(|dir| self.files.list(&dir.join(folder)).unwrap_or_default()).collect();
+        paths.retain(|path| path.extension().is_some_and(|suffix| suffix == "conf" || suffix == "local"));
+        let stems = paths.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        let mut names: Vec<String> = stems.collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// The files `dir/*.suffix`, sorted.
     fn drop_ins(&self, dir: &Path, suffix: &str) -> Vec<PathBuf> {
-        let entries = match fs::read_dir(dir) {
-            Ok(entries) => entries,
+        let mut files = match self.files.list(dir) {
+            Ok(files) => files,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     self.warn(format!("{} cannot be read: {error}", dir.display()));
@@ -102,12 +148,10 @@ impl Tree {
                 return Vec::new();
             }
         };
-        let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|file| {
             let name = file.file_name().map(|name| name.to_string_lossy());
             name.is_some_and(|name| !name.starts_with('.') && name.ends_with(&format!(".{suffix}")))
         });
-        files.sort();
         files
     }
 
@@ -118,7 +162,7 @@ impl Tree {
         for file in files {
             with_locals.push(file.clone());
             let local = file.with_extension("local");
-            if !files.contains(&local) && local.is_file() {
+            if !files.contains(&local) && self.files.exists(&local) {
                 with_locals.push(local);
             }
         }
@@ -145,7 +189,7 @@ impl Tree {
         if !content.sections.contains_key(INCLUDES) {
             return Ok(Vec::new());
         }
-        let mut alone = Sections::default();
+        let mut alone = Sections::new(&self.budget);
         alone.lay_over(content);
         let Some(names) = alone.get(INCLUDES, which, &Options::new())? else {
             return Ok(Vec::new());
@@ -169,8 +213,9 @@ impl Tree {
     fn or_built_in(&self, file: PathBuf) -> PathBuf {
         let inside = self.dir.as_ref().and_then(|dir| file.strip_prefix(dir).ok());
         match inside {
-            Some(inside) if self.built_in && !file.exists() && BUILT_IN.get_file(inside).is_some() => {
-                Path::new(BUILT_IN_DIR).join(inside)
+            Some(inside) if self.built_in && !self.files.exists(&file) => {
+                let inside = Path::new(BUILT_IN_DIR).join(inside);
+                if self.files.exists(&inside) { inside } else { file }
             }
             _ => file,
         }
@@ -178,10 +223,10 @@ impl Tree {
 
     /// One file, parsed. `None` if it cannot be read: fail2ban passes over it as well.
     fn file(&self, path: &Path) -> Result<Option<Rc<File>>> {
-        if let Some(file) = self.files.borrow().get(path) {
+        if let Some(file) = self.parsed.borrow().get(path) {
             return Ok(file.clone());
         }
-        let file = match read(path) {
+        let file = match self.files.read(path) {
             Ok(text) => Some(Rc::new(parse(&text, &path.display().to_string())?)),
             Err(error) => {
                 let missing = error.downcast_ref::<io::Error>();
@@ -191,7 +236,7 @@ impl Tree {
                 None
             }
         };
-        self.files.borrow_mut().insert(path.to_owned(), file.clone());
+        self.parsed.borrow_mut().insert(path.to_owned(), file.clone());
         Ok(file)
     }
 
@@ -200,21 +245,10 @@ impl Tree {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
-    let bytes = match path.strip_prefix(BUILT_IN_DIR) {
-        Ok(inside) => {
-            let file = BUILT_IN.get_file(inside).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
-            file?.contents().to_vec()
-        }
-        // Not a device or a pipe, which would never end.
-        Err(_) if path.exists() && !path.is_file() => bail!("{} is not a file", path.display()),
-        Err(_) => fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?,
-    };
-    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {

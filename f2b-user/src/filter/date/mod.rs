@@ -4,14 +4,14 @@
 mod strptime;
 mod template;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
-pub(super) use self::strptime::NoTime;
+pub(super) use self::strptime::{NoTime, zone};
 use self::template::Template;
-use super::expression::{Captured, Set};
+use super::expression::{Candidate, Captured, Set};
 
 /// A template that has not hit for so many seconds gives way.
 const UNUSED: f64 = 300.0;
@@ -134,7 +134,20 @@ pub(super) struct Detector {
     zone: TimeZone,
     /// Tells in one pass over a line which templates may match. Made when the first line needs it: a journal's never
     /// does.
-    any: OnceLock<Set>,
+    any: Arc<OnceLock<Set>>,
+    /// The last date that was read, because the lines of a busy second all have the same one.
+    read: Option<Read>,
+}
+
+/// A date that was read.
+#[derive(Debug)]
+struct Read {
+    template: usize,
+    /// Without the fraction of its second, which does not count.
+    text: String,
+    /// The second of the clock when it was read.
+    at: i64,
+    time: f64,
 }
 
 impl Detector {
@@ -156,7 +169,14 @@ impl Detector {
 
     /// A detector that finds nothing.
     pub(super) fn none(zone: TimeZone) -> Self {
-        Self { entries: Vec::new(), last: None, first_unused: 0, zone, any: OnceLock::new() }
+        Self { entries: Vec::new(), last: None, first_unused: 0, zone, any: Arc::default(), read: None }
+    }
+
+    /// Makes what tells which templates may match together with the other detectors of the same pattern.
+    #[must_use]
+    pub(super) fn sharing(mut self, any: &Arc<OnceLock<Set>>) -> Self {
+        self.any = Arc::clone(any);
+        self
     }
 
     /// Compiles all templates now.
@@ -203,7 +223,11 @@ impl Detector {
     /// Adds those that are not there yet.
     fn add_all(&mut self, templates: Vec<Template>) {
         for template in templates {
-            drop(self.add(template));
+            // fail2ban has each template once: what weighs more as a default one does so for whoever names it.
+            match self.entries.iter_mut().find(|entry| entry.template.name == template.name) {
+                Some(known) => known.template.weight = known.template.weight.max(template.weight),
+                None => drop(self.add(template)),
+            }
         }
     }
 
@@ -212,32 +236,67 @@ impl Detector {
         self.entries.iter().map(DateTemplate)
     }
 
+    /// How fail2ban names the pattern (`Filter.getDatePattern`).
+    pub(super) fn describe(&self) -> String {
+        match &self.entries[..] {
+            [first] | [first, _] => DateTemplate(first).name(),
+            _ => "Default Detectors".into(),
+        }
+    }
+
+    /// Whether the template that hit last finds a zone in `line`.
+    pub(super) fn tells_zone(&self, line: &str) -> bool {
+        self.last.as_ref().is_some_and(|(index, _)| self.entries[*index].template.tells_zone(line))
+    }
+
     /// Finds the date of `line`, and the time it tells. `now` decides what the date leaves open.
     pub(super) fn find(&mut self, line: &str, now: f64) -> Option<Found> {
-        let (index, captured) = self.search(line)?;
-        self.learn(index, &captured, line, now);
-        let entry = &self.entries[self.last.as_ref()?.0];
+        let characters = Characters::of(line);
+        let (index, captured) = self.search(characters)?;
+        self.learn(index, &captured, characters, now);
         let (start, end) = captured.span(1).unwrap_or((line.len(), line.len()));
-        let local_now = local(now, &self.zone);
-        Some(Found { start, end, time: entry.template.time(&captured, &self.zone, local_now) })
+        Some(Found { start, end, time: self.time(&captured, line, now) })
+    }
+
+    /// The time that the date just learned tells.
+    fn time(&mut self, captured: &Captured<'_>, line: &str, now: f64) -> Result<f64, NoTime> {
+        let Some((index, _)) = self.last else { return Err(NoTime::LineIsLost) };
+        let entry = &self.entries[index];
+        let (start, end) = captured.span(0).unwrap_or_default();
+        let (fraction, behind) = captured.name_span("f").unwrap_or((end, end));
+        let parts = [&line[start..fraction], &line[behind..end]];
+        let at = now.floor() as i64;
+        if let Some(read) = &self.read
+            && (read.template, read.at) == (entry.id, at)
+            && read.text.strip_prefix(parts[0]) == Some(parts[1])
+        {
+            return Ok(read.time);
+        }
+        let time = entry.template.time(captured, &self.zone, local(now, &self.zone))?;
+        let mut text = self.read.take().map_or_else(String::new, |read| read.text);
+        text.clear();
+        text.extend(parts);
+        self.read = Some(Read { template: entry.id, text, at, time });
+        Ok(time)
     }
 
     /// The template that wins, and its match.
-    fn search<'t>(&self, line: &'t str) -> Option<(usize, Captured<'t>)> {
+    fn search<'t>(&self, characters: Characters<'t>) -> Option<(usize, Captured<'t>)> {
+        let line = characters.text;
         let mut reserve: Option<(usize, usize, Captured<'t>)> = None;
         let mut tried = None;
         if let Some((index, place)) = &self.last {
             let template = &self.entries[*index].template;
-            let found = if !template.is_anchored() && place.fits(line) {
+            let found = if !template.is_anchored() && place.fits(characters) {
                 // Only where it was the last time.
-                let (from, to) = (byte(line, place.start), byte(line, place.end));
+                let (from, to) = (characters.byte(place.start), characters.byte(place.end));
                 (from <= to).then(|| template.search(&line[..to], from)).flatten()
             } else {
                 tried = Some(*index);
                 template.search(line, 0)
             };
             if let Some(found) = found {
-                let (start, end) = span(&found, line);
+                let (start, end) = characters.span(&found);
                 let same = start == place.start && end == place.end;
                 if self.entries.len() == 1 || template.is_anchored() || same {
                     return Some((*index, found));
@@ -248,11 +307,11 @@ impl Detector {
         let last_start = self.last.as_ref().map_or(1, |(_, place)| place.start);
         let may_match = self.candidates(line);
         for (index, entry) in self.entries.iter().enumerate() {
-            if tried == Some(index) || !may_match.contains(&entry.id) {
+            if tried == Some(index) || !may_match.iter().any(|candidate| candidate.index == entry.id) {
                 continue;
             }
             let Some(found) = entry.template.search(line, 0) else { continue };
-            let (start, _) = span(&found, line);
+            let (start, _) = characters.span(&found);
             let is_last = index + 1 == self.entries.len();
             // Farther into the line than before: it may belong to the message.
             let farther = start > entry.distance || start > last_start;
@@ -267,19 +326,19 @@ impl Detector {
     }
 
     /// The templates that may match `line`, by their numbers.
-    fn candidates(&self, line: &str) -> Vec<usize> {
+    fn candidates(&self, line: &str) -> Vec<Candidate> {
         let make = || {
             let mut templates: Vec<_> =
                 self.entries.iter().map(|entry| (entry.id, &entry.template)).collect();
             templates.sort_by_key(|(id, _)| *id);
             Set::new(templates.into_iter().filter_map(|(_, template)| template.compiled()))
         };
-        self.any.get_or_init(make).candidates(line)
+        self.any.get_or_init(make).all(line)
     }
 
     /// Remembers a hit, and moves the template ahead if it hits more than those before it.
-    fn learn(&mut self, index: usize, found: &Captured<'_>, line: &str, now: f64) {
-        let (start, end) = span(found, line);
+    fn learn(&mut self, index: usize, found: &Captured<'_>, line: Characters<'_>, now: f64) {
+        let (start, end) = line.span(found);
         let entry = &mut self.entries[index];
         entry.hits += 1;
         entry.last_used = now;
@@ -318,29 +377,67 @@ impl Detector {
 }
 
 impl Place {
-    fn new(line: &str, start: usize, end: usize) -> Self {
+    fn new(line: Characters<'_>, start: usize, end: usize) -> Self {
         Self {
             start,
             end,
-            before_start: start.checked_sub(1).and_then(|at| character(line, at)),
-            at_start: character(line, start),
+            before_start: start.checked_sub(1).and_then(|at| line.get(at)),
+            at_start: line.get(start),
             // Python's index -1 is the last character.
             before_end: match end {
-                0 => line.chars().next_back(),
-                _ => character(line, end - 1),
+                0 => line.text.chars().next_back(),
+                _ => line.get(end - 1),
             },
-            at_end: character(line, end),
+            at_end: line.get(end),
         }
     }
 
     /// Whether `line` looks the same around that place.
-    fn fits(&self, line: &str) -> bool {
+    fn fits(&self, line: Characters<'_>) -> bool {
         let mark = |c: Option<char>| c.is_some_and(|c| !c.is_alphanumeric());
-        let before_start = self.start.checked_sub(1).and_then(|at| character(line, at));
-        let before_end = self.end.checked_sub(1).and_then(|at| character(line, at));
-        (before_start == self.before_start
-            || character(line, self.start) == self.at_start && mark(self.at_start))
-            && (character(line, self.end) == self.at_end || before_end == self.before_end && mark(before_end))
+        let before_start = self.start.checked_sub(1).and_then(|at| line.get(at));
+        let before_end = self.end.checked_sub(1).and_then(|at| line.get(at));
+        (before_start == self.before_start || line.get(self.start) == self.at_start && mark(self.at_start))
+            && (line.get(self.end) == self.at_end || before_end == self.before_end && mark(before_end))
+    }
+}
+
+/// A line whose places are counted in characters, as Python counts them.
+#[derive(Clone, Copy)]
+struct Characters<'t> {
+    text: &'t str,
+    is_ascii: bool,
+}
+
+impl<'t> Characters<'t> {
+    fn of(text: &'t str) -> Self {
+        Self { text, is_ascii: text.is_ascii() }
+    }
+
+    fn get(self, index: usize) -> Option<char> {
+        if self.is_ascii {
+            self.text.as_bytes().get(index).map(|c| char::from(*c))
+        } else {
+            self.text.chars().nth(index)
+        }
+    }
+
+    /// The byte at which the character with this number begins.
+    fn byte(self, character: usize) -> usize {
+        if self.is_ascii {
+            return character.min(self.text.len());
+        }
+        self.text.char_indices().nth(character).map_or(self.text.len(), |(at, _)| at)
+    }
+
+    /// A match's place.
+    fn span(self, found: &Captured<'_>) -> (usize, usize) {
+        let (start, end) = found.span(0).unwrap_or_default();
+        if self.is_ascii {
+            return (start, end);
+        }
+        let start_chars = self.text[..start].chars().count();
+        (start_chars, start_chars + self.text[start..end].chars().count())
     }
 }
 
@@ -379,28 +476,6 @@ fn put_date(pattern: &str, date: &str) -> String {
 fn local(now: f64, zone: &TimeZone) -> DateTime {
     let timestamp = jiff::Timestamp::from_microsecond((now * 1e6) as i64).unwrap_or_default();
     zone.to_datetime(timestamp)
-}
-
-/// A match's place in characters: positions are compared between lines as Python counts them.
-fn span(found: &Captured<'_>, line: &str) -> (usize, usize) {
-    let (start, end) = found.span(0).unwrap_or_default();
-    if line.is_ascii() {
-        return (start, end);
-    }
-    let start_chars = line[..start].chars().count();
-    (start_chars, start_chars + line[start..end].chars().count())
-}
-
-/// The byte at which the character with this number begins.
-fn byte(line: &str, character: usize) -> usize {
-    if line.is_ascii() {
-        return character.min(line.len());
-    }
-    line.char_indices().nth(character).map_or(line.len(), |(at, _)| at)
-}
-
-fn character(line: &str, index: usize) -> Option<char> {
-    if line.is_ascii() { line.as_bytes().get(index).map(|c| char::from(*c)) } else { line.chars().nth(index) }
 }
 
 /// The year of `now` on the clock of `zone`.

@@ -135,6 +135,10 @@ pub(super) fn time(found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Resu
         (month, day) = (Some(now.month()), Some(now.day()));
     }
     let (month, day) = month.zip(day).ok_or(NoTime::LineIsLost)?;
+    if date_year < 1 {
+        // Python's first year.
+        return Err(NoTime::Invalid);
+    }
     // jiff turns second 60 into 59 when it parses, but not here: as in Python, it does not exist.
     let mut date = DateTime::new(date_year, month, day, fields.hour, fields.minute, fields.second, 0)
         .map_err(invalid)?;
@@ -169,7 +173,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
             let found = names.iter().position(|name| name[..length.min(name.len())] == *wanted);
             found.ok_or(NoTime::Invalid)
         };
-        match name {
+        match &**name {
             "y" => {
                 let year = number()?;
                 fields.year = Some(if year <= 2000 { year + 2000 } else { year });
@@ -187,7 +191,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
             "a" => fields.weekday = Some(position(&DAYS, 3)? as i32),
             "w" => fields.weekday = Some((i32::from(number()?) + 6) % 7),
             "j" => fields.day_of_year = Some(i32::from(number()?)),
-            "U" | "W" => fields.week = Some((i32::from(number()?), name == "W")),
+            "U" | "W" => fields.week = Some((i32::from(number()?), &**name == "W")),
             "z" | "Z" => fields.offset_minutes = Some(offset(value)?),
             _ => {}
         }
@@ -197,7 +201,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
 
 /// The hour of `%I` with the `%p` beside it. Without one it is before noon.
 fn hour_of_half(hour: i8, found: &Captured<'_>) -> Result<i8, NoTime> {
-    let half = found.named().find(|(name, _)| *name == "p").map(|(_, half)| half);
+    let half = found.named().find(|(name, _)| &***name == "p").map(|(_, half)| half);
     // A `%p` that may be absent and is: fail2ban trips over it.
     let half = half.map(|half| half.ok_or(NoTime::LineIsLost)).transpose()?.unwrap_or("am");
     Ok(match half.to_lowercase().as_str() {
@@ -236,6 +240,16 @@ fn offset(zone: &str) -> Result<i32, NoTime> {
         (None, _) => 0,
     };
     Ok(minutes + if offset.starts_with('-') { -given } else { given })
+}
+
+/// As [`offset`], for a text that is not known to be a zone (`validateTimeZone`).
+pub(in crate::filter) fn zone(text: &str) -> Result<i32, NoTime> {
+    let at = text.find(['+', '-']).unwrap_or(text.len());
+    let digits: String = text[at..].chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    if !["", "00", "0000", "00:00"].contains(&digits.get(1..).unwrap_or_default()) {
+        return Err(NoTime::Invalid);
+    }
+    offset(text)
 }
 
 /// The zones that fail2ban knows, by their offset in minutes.

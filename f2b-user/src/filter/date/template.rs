@@ -161,6 +161,16 @@ impl Template {
         self.compiled.get_or_init(compile).as_ref()
     }
 
+    /// Whether the date in `line` tells its zone: then its time is one of whole seconds to fail2ban.
+    pub(super) fn tells_zone(&self, line: &str) -> bool {
+        let has = |name: &str, found: &Captured<'_>| found.name(name).is_some_and(|zone| !zone.is_empty());
+        match self.kind {
+            Kind::Tai64n => true,
+            Kind::Epoch { .. } => false,
+            Kind::Fields => self.search(line, 0).is_some_and(|found| has("z", &found) || has("Z", &found)),
+        }
+    }
+
     /// The time that a date found by this template tells.
     pub(super) fn time(&self, found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Result<f64, NoTime> {
         match self.kind {

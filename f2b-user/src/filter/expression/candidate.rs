@@ -49,7 +49,7 @@ struct Emitter<'n> {
 impl Emitter<'_> {
     fn node(&mut self, node: &Node) {
         match node {
-            Node::Empty | Node::Look { .. } => {}
+            Node::Empty | Node::Look { .. } | Node::Way(_) => {}
             Node::Class(class) => self.class(class),
             Node::Concat(nodes) => nodes.iter().for_each(|node| self.node(node)),
             Node::Alternation(nodes) => self.either(nodes),
@@ -171,6 +171,6 @@ pub(super) fn find_group(node: &Node, wanted: usize) -> Option<&Node> {
         | Node::Atomic(node)
         | Node::Look { node, .. } => find(node),
         Node::Conditional { yes, no, .. } => find(yes).or_else(|| find(no)),
-        Node::Empty | Node::Class(_) | Node::BackReference { .. } | Node::Assertion(_) => None,
+        Node::Empty | Node::Class(_) | Node::BackReference { .. } | Node::Assertion(_) | Node::Way(_) => None,
     }
 }

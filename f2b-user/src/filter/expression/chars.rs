@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use memchr::memchr;
+
 use super::syntax::{Class, Item, Named};
 
 /// `\w` beyond ASCII: Python's `str.isalnum`, which is letters and numbers.
@@ -12,12 +14,43 @@ const WORD: &str = r"[\p{L}\p{N}_]";
 pub(super) struct CharSet {
     pub(super) class: Class,
     ascii: u128,
+    /// It has all characters but this one.
+    all_but: Option<u8>,
     wide: OnceLock<Box<[(char, char)]>>,
 }
 
 impl CharSet {
     pub(super) fn new(class: &Class) -> Self {
-        Self { class: class.clone(), ascii: ascii(class), wide: OnceLock::new() }
+        let ascii = ascii(class);
+        let all_but = match class.items[..] {
+            [Item::Range(low, high)] if class.negated && low == high => {
+                let alone = (!ascii).count_ones() == 1 && low.is_ascii() && !may_be_wide_itself(class);
+                alone.then_some(low as u8)
+            }
+            _ => None,
+        };
+        Self { class: class.clone(), ascii, all_but, wide: OnceLock::new() }
+    }
+
+    /// Where the characters of the set that stand side by side from `at` end. `text` is UTF-8.
+    pub(super) fn run(&self, text: &[u8], mut at: usize) -> usize {
+        if let Some(other) = self.all_but {
+            return memchr(other, &text[at..]).map_or(text.len(), |found| at + found);
+        }
+        loop {
+            let rest = &text[at..];
+            let inside = |byte: &u8| byte.is_ascii() && self.has_ascii(*byte);
+            at += rest.iter().position(|byte| !inside(byte)).unwrap_or(rest.len());
+            match character(text, at) {
+                Some(c) if !c.is_ascii() && self.has_wide(c) => at += c.len_utf8(),
+                _ => return at,
+            }
+        }
+    }
+
+    /// Its ASCII characters, a bit each.
+    pub(super) fn ascii(&self) -> u128 {
+        self.ascii
     }
 
     #[inline]
@@ -74,8 +107,25 @@ pub(super) fn ascii(class: &Class) -> u128 {
     if class.negated { !set } else { set }
 }
 
+/// The character that begins at `at`. `text` is UTF-8.
+pub(super) fn character(text: &[u8], at: usize) -> Option<char> {
+    let lead = *text.get(at)?;
+    let length = match lead {
+        0..0x80 => return Some(char::from(lead)),
+        0xf0.. => 4,
+        0xe0.. => 3,
+        _ => 2,
+    };
+    str::from_utf8(text.get(at..at + length)?).ok()?.chars().next()
+}
+
 /// Whether a class may have characters beyond ASCII.
 pub(super) fn may_be_wide(class: &Class) -> bool {
+    class.negated || may_be_wide_itself(class)
+}
+
+/// The same for what is written in it, negated or not.
+fn may_be_wide_itself(class: &Class) -> bool {
     let is_wide = |item: &Item| match *item {
         Item::Range(low, high) => {
             !high.is_ascii()
@@ -83,7 +133,7 @@ pub(super) fn may_be_wide(class: &Class) -> bool {
         }
         Item::Named { .. } => true,
     };
-    class.negated || class.items.iter().any(is_wide)
+    class.items.iter().any(is_wide)
 }
 
 /// What Python's IGNORECASE takes for the same as an ASCII letter: the other case, and four letters beyond ASCII

@@ -8,9 +8,12 @@
 
 use std::cell::RefCell;
 
+use memchr::{memmem, memrchr};
+use smallvec::SmallVec;
+
 use super::{
-    chars::{CharSet, is_word},
-    program::{Program, Step},
+    chars::{CharSet, character, is_word},
+    program::{Begins, Program, Step},
     syntax::{Assertion, Repetition},
 };
 
@@ -33,6 +36,11 @@ pub(in crate::filter) struct OverBudget;
 
 /// Where a group matched, in bytes.
 pub(super) type Span = Option<(usize, usize)>;
+
+/// Where the groups matched, by number; [`ABSENT`] for those that took no part. Small, because it is moved about.
+pub(super) type Spans = SmallVec<[(u32, u32); 16]>;
+
+pub(super) const ABSENT: (u32, u32) = (u32::MAX, u32::MAX);
 
 /// What there is to try when the program fails, or to undo on the way back.
 #[derive(Debug)]
@@ -76,16 +84,24 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The first match that begins at `from` or later: the spans of its groups, the whole one first.
-pub(super) fn search(program: &Program, text: &str, from: usize) -> Result<Option<Vec<Span>>, OverBudget> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut machine = Machine { program, text: text.as_bytes(), scratch, steps: 0, memory: Memory::None };
-        let found = match machine.search(from) {
-            Err(OverBudget) if program.is_memorable && machine.remember() => machine.search(from)?,
-            found => found?,
-        };
-        Ok(found.then(|| machine.spans()))
-    })
+/// The first match that begins at `from` or later: the spans of its groups, the whole one first. The ways before
+/// `first_way` are known not to match.
+pub(super) fn search(
+    program: &Program,
+    text: &str,
+    from: usize,
+    first_way: u32,
+) -> Result<Option<Spans>, OverBudget> {
+    let scratch = SCRATCH.take();
+    let text = text.as_bytes();
+    let mut machine = Machine { program, text, scratch, first_way, steps: 0, memory: Memory::None };
+    let mut found = machine.search(from);
+    if found.is_err() && program.is_memorable && machine.remember() {
+        found = machine.search(from);
+    }
+    let spans = found.map(|found| found.then(|| machine.spans()));
+    SCRATCH.set(machine.scratch);
+    spans
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -96,11 +112,20 @@ enum Memory {
     On,
 }
 
+/// What a run is made of.
+#[derive(Clone, Copy)]
+struct Run<'p> {
+    set: &'p CharSet,
+    /// It stops before this text.
+    unless: Option<&'p [u8]>,
+}
+
 struct Machine<'a> {
     program: &'a Program,
     /// UTF-8.
     text: &'a [u8],
-    scratch: &'a mut Scratch,
+    scratch: Scratch,
+    first_way: u32,
     steps: u32,
     memory: Memory,
 }
@@ -151,9 +176,9 @@ impl Machine<'_> {
         }
     }
 
-    fn spans(&self) -> Vec<Span> {
-        let span =
-            |slots: &[usize]| (slots[0] != NOWHERE && slots[1] != NOWHERE).then(|| (slots[0], slots[1]));
+    fn spans(&self) -> Spans {
+        let place = |slot: usize| u32::try_from(slot).ok();
+        let span = |slots: &[usize]| place(slots[0]).zip(place(slots[1])).unwrap_or(ABSENT);
         self.scratch.slots.chunks_exact(2).map(span).collect()
     }
 
@@ -163,18 +188,28 @@ impl Machine<'_> {
         let base = self.scratch.frames.len();
         loop {
             let next = match &self.program.steps[step] {
-                Step::Text(text) => self.text[at..].starts_with(text).then(|| (step + 1, at + text.len())),
+                Step::Text(text) => self.has_text(text, at).then(|| (step + 1, at + text.len())),
                 Step::One(set) => self.one(&self.program.sets[*set], at).map(|after| (step + 1, after)),
-                Step::Run { .. } => self.begin_run(step, at),
-                Step::Split { first, second } => {
-                    if self.has_failed(step, at) {
-                        None
-                    } else {
-                        self.scratch.frames.push(Frame::Resume { step: *second, at });
-                        Some((*first, at))
+                Step::Run { set, min, max, kind, next, unless, .. } => {
+                    let run = Run { set: &self.program.sets[*set], unless: unless.as_deref() };
+                    self.begin_run(step, at, run, (*min, *max), *kind, *next)
+                }
+
+                Step::Split { first, second, begins } => {
+                    let [can_first, can_second] = begins.map(|begins| self.can_come(begins, at));
+                    match (can_first, can_second) {
+                        (true, true) if self.has_failed(step, at) => None,
+                        (true, true) => {
+                            self.scratch.frames.push(Frame::Resume { step: *second, at });
+                            Some((*first, at))
+                        }
+                        (true, false) => Some((*first, at)),
+                        (false, true) => Some((*second, at)),
+                        (false, false) => None,
                     }
                 }
                 Step::Jump(to) => Some((*to, at)),
+                Step::Way(last) => (*last >= self.first_way).then_some((step + 1, at)),
                 Step::Save(slot) => {
                     let old = std::mem::replace(&mut self.scratch.slots[*slot], at);
                     self.scratch.frames.push(Frame::Slot { slot: *slot, old });
@@ -284,14 +319,19 @@ impl Machine<'_> {
     }
 
     /// Takes what a run takes first, and leaves the rest to try.
-    fn begin_run(&mut self, step: usize, at: usize) -> Option<(usize, usize)> {
-        let Step::Run { set, min, max, kind, .. } = self.program.steps[step] else {
-            return None;
-        };
-        let set = &self.program.sets[set];
+    #[inline]
+    fn begin_run(
+        &mut self,
+        step: usize,
+        at: usize,
+        run: Run<'_>,
+        (min, max): (u32, u32),
+        kind: Repetition,
+        next: Begins,
+    ) -> Option<(usize, usize)> {
         let mut floor = at;
         for _ in 0..min {
-            floor = self.one(set, floor)?;
+            floor = self.one_of(run, floor)?;
         }
         if kind != Repetition::Possessive && self.has_failed(step, floor) {
             return None;
@@ -299,25 +339,25 @@ impl Machine<'_> {
         if kind == Repetition::Lazy {
             let left = max - min;
             // The first stop is where the run is already.
-            if self.can_follow(step, floor) {
+            if self.can_come(next, floor) {
                 self.scratch.frames.push(Frame::Grow { step, at: floor, left });
                 return Some((step + 1, floor));
             }
             return self.grow(step, floor, left).map(|at| (step + 1, at));
         }
         let mut end = floor;
-        if max == u32::MAX {
+        if max == u32::MAX && (self.memory != Memory::On || kind == Repetition::Possessive) {
+            end = self.longest(run, floor);
+        } else if max == u32::MAX {
             // Where a run without end has begun before and failed, all stops behind have failed as well.
-            let stops = self.memory == Memory::On && kind == Repetition::Greedy;
-            while let Some(after) = self.one(set, end) {
-                if stops && self.has_failed(step, after) {
-                    break;
-                }
+            while let Some(after) = self.one_of(run, end)
+                && !self.has_failed(step, after)
+            {
                 end = after;
             }
         } else {
             for _ in min..max {
-                match self.one(set, end) {
+                match self.one_of(run, end) {
                     Some(after) => end = after,
                     None => break,
                 }
@@ -327,7 +367,7 @@ impl Machine<'_> {
         if kind == Repetition::Possessive {
             return Some((step + 1, end));
         }
-        if self.can_follow(step, end) {
+        if self.can_come(next, end) {
             if end > floor {
                 self.scratch.frames.push(Frame::Shrink { step, floor, at: end });
             }
@@ -338,31 +378,33 @@ impl Machine<'_> {
 
     /// The next shorter end of a greedy run behind which the program may go on.
     fn shrink(&mut self, step: usize, floor: usize, begin: usize) -> Option<usize> {
-        let mut at = begin;
-        while at > floor {
-            at -= 1;
-            while !self.is_boundary(at) {
-                at -= 1;
-            }
-            if self.can_follow(step, at) {
-                if at > floor {
-                    self.scratch.frames.push(Frame::Shrink { step, floor, at });
-                }
-                self.steps += charge(at, begin);
-                return Some(at);
-            }
+        let Step::Run { next, next_byte, after_next, .. } = self.program.steps[step] else { return None };
+        let can_go_on = |at: usize| {
+            let character = self.text.get(at).is_none_or(u8::is_ascii);
+            self.is_boundary(at)
+                && self.can_come(next, at)
+                && (!character || self.can_come(after_next, at + 1))
+        };
+        let at = match next_byte {
+            // A character begins wherever the byte does that has to follow: it is the first of one.
+            Some(next) => memrchr(next, self.text.get(floor..begin)?).map(|found| floor + found),
+            None => (floor..begin).rev().find(|at| can_go_on(*at)),
+        };
+        self.steps += charge(at.unwrap_or(floor), begin);
+        if let Some(at) = at.filter(|at| *at > floor) {
+            self.scratch.frames.push(Frame::Shrink { step, floor, at });
         }
-        self.steps += charge(at, begin);
-        None
+        at
     }
 
     /// The next longer end of a lazy run behind which the program may go on.
     fn grow(&mut self, step: usize, begin: usize, mut left: u32) -> Option<usize> {
-        let Step::Run { set, max, .. } = self.program.steps[step] else { return None };
-        let set = &self.program.sets[set];
+        let Step::Run { set, max, next, unless, .. } = &self.program.steps[step] else { return None };
+        let (max, next) = (*max, *next);
+        let run = Run { set: &self.program.sets[*set], unless: unless.as_deref() };
         let mut at = begin;
         while left > 0
-            && let Some(after) = self.one(set, at)
+            && let Some(after) = self.one_of(run, at)
         {
             at = after;
             if max == u32::MAX {
@@ -372,7 +414,7 @@ impl Machine<'_> {
             } else {
                 left -= 1;
             }
-            if self.can_follow(step, at) {
+            if self.can_come(next, at) {
                 self.scratch.frames.push(Frame::Grow { step, at, left });
                 self.steps += charge(begin, at);
                 return Some(at);
@@ -382,12 +424,13 @@ impl Machine<'_> {
         None
     }
 
-    /// Whether the byte that must follow a run is there.
+    /// Whether what can come next comes next. Beyond ASCII everything can.
     #[inline]
-    fn can_follow(&self, step: usize, at: usize) -> bool {
-        match self.program.steps[step] {
-            Step::Run { next: Some(next), .. } => self.text.get(at) == Some(&next),
-            _ => true,
+    fn can_come(&self, next: Begins, at: usize) -> bool {
+        match self.text.get(at) {
+            Some(byte) if byte.is_ascii() => next.ascii >> byte & 1 != 0,
+            Some(_) => true,
+            None => next.end,
         }
     }
 
@@ -423,16 +466,31 @@ impl Machine<'_> {
         set.has(c).then(|| at + c.len_utf8())
     }
 
-    /// The character that begins at `at`.
+    /// The same for a character of a run.
+    #[inline]
+    fn one_of(&self, run: Run<'_>, at: usize) -> Option<usize> {
+        let stops = run.unless.is_some_and(|text| self.has_text(text, at));
+        if stops { None } else { self.one(run.set, at) }
+    }
+
+    /// Where the longest run from `at` ends.
+    fn longest(&self, run: Run<'_>, at: usize) -> usize {
+        let end = run.set.run(self.text, at);
+        let Some(text) = run.unless else { return end };
+        // The text may begin inside of the run and end behind it.
+        let searched = &self.text[at..(end + text.len()).min(self.text.len())];
+        memmem::find(searched, text).map_or(end, |found| end.min(at + found))
+    }
+
+    /// Most texts are short and differ in the first byte: not worth a call to compare memory.
+    #[inline]
+    fn has_text(&self, text: &[u8], at: usize) -> bool {
+        let there = self.text.get(at..at + text.len());
+        there.is_some_and(|there| there.iter().zip(text).all(|(a, b)| a == b))
+    }
+
     fn character(&self, at: usize) -> Option<char> {
-        let lead = *self.text.get(at)?;
-        let length = match lead {
-            0..0x80 => return Some(char::from(lead)),
-            0xf0.. => 4,
-            0xe0.. => 3,
-            _ => 2,
-        };
-        str::from_utf8(self.text.get(at..at + length)?).ok()?.chars().next()
+        character(self.text, at)
     }
 
     fn before(&self, at: usize) -> Option<char> {

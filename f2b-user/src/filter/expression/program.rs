@@ -12,6 +12,25 @@ use super::{
 const MAX_STEPS: usize = 50_000;
 /// How many groups conditionals may ask about: each doubles the states that the machine may have to remember.
 const MAX_CONDITIONS: usize = 4;
+/// How many steps are looked at to see what can come next.
+const FORESIGHT: u32 = 32;
+
+/// What can come next at a step. Characters beyond ASCII always can.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Begins {
+    /// ASCII characters, a bit each.
+    pub(super) ascii: u128,
+    /// The text can end.
+    pub(super) end: bool,
+}
+
+impl Begins {
+    pub(super) const ANYTHING: Self = Self { ascii: u128::MAX, end: true };
+
+    fn or(self, other: Self) -> Self {
+        Self { ascii: self.ascii | other.ascii, end: self.end || other.end }
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum Step {
@@ -19,18 +38,25 @@ pub(super) enum Step {
     Text(Box<[u8]>),
     /// One character of the set.
     One(usize),
-    /// From `min` to `max` characters of the set. `next` is the byte that has to follow, if it is known.
+    /// From `min` to `max` characters of the set. `next` can come behind them; `next_byte` must, if it is known.
     Run {
         set: usize,
         min: u32,
         max: u32,
         kind: Repetition,
-        next: Option<u8>,
+        next: Begins,
+        next_byte: Option<u8>,
+        /// What can come behind the one character that follows, if it is one.
+        after_next: Begins,
+        /// It stops before this text: `(?:(?!text).)*`.
+        unless: Option<Box<[u8]>>,
     },
     /// Goes on at `first`, and if that fails at `second`.
     Split {
         first: usize,
         second: usize,
+        /// What can come next at both.
+        begins: [Begins; 2],
     },
     Jump(usize),
     /// Remembers the place as a group's begin or end.
@@ -56,6 +82,8 @@ pub(super) enum Step {
         group: usize,
         otherwise: usize,
     },
+    /// The ways up to this number begin here.
+    Way(u32),
     /// Remembers where an iteration began, in a register.
     Begin(usize),
     /// Ends a loop whose iteration took nothing.
@@ -186,6 +214,9 @@ impl Compiler {
             Node::Assertion(assertion) => {
                 self.emit(Step::Assert(*assertion))?;
             }
+            Node::Way(last) => {
+                self.emit(Step::Way(*last))?;
+            }
         }
         Ok(())
     }
@@ -221,7 +252,7 @@ impl Compiler {
             let split = self.emit(Step::Match)?;
             self.node(branch)?;
             jumps.push(self.emit(Step::Match)?);
-            self.steps[split] = Step::Split { first: split + 1, second: self.here() };
+            self.steps[split] = split_into(split + 1, self.here());
         }
         let end = self.here();
         for jump in jumps {
@@ -239,10 +270,13 @@ impl Compiler {
     }
 
     fn repeat(&mut self, node: &Node, min: u32, max: Option<u32>, kind: Repetition) -> Result<()> {
-        if let Node::Class(class) = node {
+        if let Some((class, unless)) = run_of(node)
+            && (unless.is_none() || max.is_none())
+        {
             let set = self.set(class);
+            let (max, next) = (max.unwrap_or(u32::MAX), Begins::ANYTHING);
             return self
-                .emit(Step::Run { set, min, max: max.unwrap_or(u32::MAX), kind, next: None })
+                .emit(Step::Run { set, min, max, kind, next, next_byte: None, after_next: next, unless })
                 .map(drop);
         }
         if kind == Repetition::Possessive {
@@ -299,13 +333,60 @@ impl Compiler {
         Ok(())
     }
 
-    /// Tells each run which byte has to follow it.
+    /// Tells each run and each choice what can come next, so that the machine need not try what cannot.
     fn foresee(&mut self) {
         for at in 0..self.steps.len() {
-            let byte = self.next_byte(at + 1);
-            if let Step::Run { next, .. } = &mut self.steps[at] {
-                *next = byte;
+            match self.steps[at] {
+                Step::Run { .. } => {
+                    let (behind, byte) = (self.begins(at + 1), self.next_byte(at + 1));
+                    let then = match self.steps[at + 1] {
+                        Step::One(_) => self.begins(at + 2),
+                        _ => Begins::ANYTHING,
+                    };
+                    if let Step::Run { next, next_byte, after_next, .. } = &mut self.steps[at] {
+                        (*next, *next_byte, *after_next) = (behind, byte, then);
+                    }
+                }
+                Step::Split { first, second, .. } => {
+                    let both = [first, second].map(|way| self.begins(way));
+                    if let Step::Split { begins, .. } = &mut self.steps[at] {
+                        *begins = both;
+                    }
+                }
+                _ => {}
             }
+        }
+    }
+
+    fn begins(&self, at: usize) -> Begins {
+        let mut foresight = FORESIGHT;
+        self.begins_within(at, &mut foresight)
+    }
+
+    /// What can come next when the program goes on at `at`, found by a look at `foresight` steps.
+    fn begins_within(&self, at: usize, foresight: &mut u32) -> Begins {
+        let Some(left) = foresight.checked_sub(1) else { return Begins::ANYTHING };
+        *foresight = left;
+        let characters = |ascii| Begins { ascii, end: false };
+        let mut ahead = |at: usize| self.begins_within(at, foresight);
+        match &self.steps[at] {
+            Step::Text(text) => {
+                characters(text.first().filter(|byte| byte.is_ascii()).map_or(0, |byte| 1 << byte))
+            }
+            Step::One(set) => characters(self.sets[*set].ascii()),
+            Step::Run { set, min: 0, .. } => characters(self.sets[*set].ascii()).or(ahead(at + 1)),
+            Step::Run { set, .. } => characters(self.sets[*set].ascii()),
+            Step::Split { first, second, .. } => ahead(*first).or(ahead(*second)),
+            Step::IfGroup { otherwise, .. } => ahead(at + 1).or(ahead(*otherwise)),
+            Step::IfEmpty { end, .. } => ahead(at + 1).or(ahead(*end)),
+            Step::Jump(to) => ahead(*to),
+            Step::Assert(Assertion::End | Assertion::LineEnd) => Begins { ascii: 1 << b'\n', end: true },
+            Step::Assert(Assertion::AbsoluteEnd) => Begins { ascii: 0, end: true },
+            Step::Save(_) | Step::Begin(_) | Step::Way(_) | Step::Assert(_) | Step::Atomic { .. } => {
+                ahead(at + 1)
+            }
+            Step::Look { end, .. } => ahead(*end),
+            Step::BackReference { .. } | Step::Match => Begins::ANYTHING,
         }
     }
 
@@ -315,7 +396,7 @@ impl Compiler {
         for _ in 0..8 {
             match self.steps.get(at)? {
                 Step::Text(text) => return text.first().copied(),
-                Step::Save(_) | Step::Begin(_) => at += 1,
+                Step::Save(_) | Step::Begin(_) | Step::Way(_) => at += 1,
                 Step::Jump(to) => at = *to,
                 _ => return None,
             }
@@ -327,9 +408,31 @@ impl Compiler {
 /// A choice whether to take what is at `body` (once more), or to go on at `end`.
 fn choice(kind: Repetition, body: usize, end: usize) -> Step {
     match kind {
-        Repetition::Lazy => Step::Split { first: end, second: body },
-        Repetition::Greedy | Repetition::Possessive => Step::Split { first: body, second: end },
+        Repetition::Lazy => split_into(end, body),
+        Repetition::Greedy | Repetition::Possessive => split_into(body, end),
     }
+}
+
+/// The class that a repetition of `node` is a run of, and the text before which it stops.
+fn run_of(node: &Node) -> Option<(&Class, Option<Box<[u8]>>)> {
+    match node {
+        Node::Class(class) => Some((class, None)),
+        Node::Concat(nodes) => match &nodes[..] {
+            [Node::Look { behind: false, negative: true, node }, Node::Class(class)] => {
+                let Node::Concat(text) = &**node else { return None };
+                let character =
+                    |node: &Node| if let Node::Class(class) = node { single(class) } else { None };
+                let text = text.iter().map(character).collect::<Option<String>>()?;
+                Some((class, Some(text.into_bytes().into())))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn split_into(first: usize, second: usize) -> Step {
+    Step::Split { first, second, begins: [Begins::ANYTHING; 2] }
 }
 
 /// The only character of a class.
@@ -354,7 +457,7 @@ fn width(node: &Node) -> Result<usize> {
         }
     };
     match node {
-        Node::Empty | Node::Look { .. } | Node::Assertion(_) => Ok(0),
+        Node::Empty | Node::Look { .. } | Node::Assertion(_) | Node::Way(_) => Ok(0),
         Node::Class(_) => Ok(1),
         Node::Concat(nodes) => nodes.iter().map(width).sum(),
         Node::Alternation(nodes) => same(nodes.iter().map(width).collect::<Result<_>>()?),
@@ -370,7 +473,8 @@ pub(super) fn is_anchored(node: &Node) -> bool {
     match node {
         Node::Assertion(Assertion::Start) => true,
         Node::Concat(nodes) => {
-            let first = nodes.iter().find(|node| !matches!(node, Node::Empty | Node::Look { .. }));
+            let first =
+                nodes.iter().find(|node| !matches!(node, Node::Empty | Node::Look { .. } | Node::Way(_)));
             first.is_some_and(is_anchored)
         }
         Node::Alternation(nodes) => nodes.iter().all(is_anchored),
@@ -398,7 +502,7 @@ fn first(node: &Node) -> First {
         may_be_empty: a.may_be_empty || b.may_be_empty,
     };
     match node {
-        Node::Empty | Node::Look { .. } | Node::Assertion(_) => nothing,
+        Node::Empty | Node::Look { .. } | Node::Assertion(_) | Node::Way(_) => nothing,
         Node::Class(class) => First { ascii: super::chars::ascii(class), may_be_empty: false },
         Node::Concat(nodes) => {
             let mut all = nothing;

@@ -1,9 +1,9 @@
 //! Python's `re` syntax → a tree. The rules are those of Python 3.11's `re` documentation; what Python refuses is
 //! refused here, so that a filter means the same or is an error in both.
 
-use std::{collections::HashMap, iter::Peekable, str::Chars};
+use std::{collections::HashMap, error::Error, fmt, iter::Peekable, str::Chars};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
@@ -39,6 +39,8 @@ pub(super) enum Node {
         no: Box<Node>,
     },
     Assertion(Assertion),
+    /// Nothing: the ways of matching up to this number begin here. Only [`conditional`](super::conditional) makes it.
+    Way(u32),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -132,6 +134,8 @@ impl Flags {
 pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
     let mut parser = Parser {
         chars: expression.chars().peekable(),
+        mark: expression.chars().peekable(),
+        parentheses: Vec::new(),
         groups: 0,
         names: Vec::new(),
         open: Vec::new(),
@@ -140,15 +144,42 @@ pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
         at_start: true,
     };
     let mut flags = Flags { multiline, ..Flags::default() };
-    let node = parser.alternation(&mut flags)?;
-    if parser.chars.next().is_some() {
-        bail!("unbalanced parenthesis");
+    let mut node = parser.alternation(&mut flags);
+    if node.is_ok() && parser.chars.peek().is_some() {
+        parser.mark = parser.chars.clone();
+        node = Err(anyhow!("unbalanced parenthesis"));
     }
-    Ok(Expression { node, names: parser.names, groups: parser.groups })
+    match node {
+        Ok(node) => Ok(Expression { node, names: parser.names, groups: parser.groups }),
+        Err(error) => {
+            let at = expression.chars().count() - parser.mark.count();
+            bail!(SyntaxError { reason: error.to_string(), at })
+        }
+    }
 }
+
+/// Why an expression is refused, and where.
+#[derive(Debug)]
+pub(in crate::filter) struct SyntaxError {
+    reason: String,
+    /// The number of the character where it goes wrong.
+    pub(in crate::filter) at: usize,
+}
+
+impl fmt::Display for SyntaxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl Error for SyntaxError {}
 
 struct Parser<'a> {
     chars: Peekable<Chars<'a>>,
+    /// Where what is being read begins, for errors.
+    mark: Peekable<Chars<'a>>,
+    /// Where each open parenthesis stands.
+    parentheses: Vec<Peekable<Chars<'a>>>,
     groups: usize,
     names: Vec<(String, usize)>,
     numbers: HashMap<String, usize>,
@@ -179,6 +210,8 @@ impl Parser<'_> {
 
     fn concat(&mut self, flags: &mut Flags) -> Result<Node> {
         let mut nodes = Vec::new();
+        // Why what was read last cannot be repeated.
+        let mut unrepeatable = Some("nothing to repeat");
         while let Some(&c) = self.chars.peek() {
             if c == '|' || c == ')' {
                 break;
@@ -186,10 +219,23 @@ impl Parser<'_> {
             let at_start = std::mem::take(&mut self.at_start);
             if flags.verbose && c.is_whitespace() {
                 self.chars.next();
+                continue;
             } else if flags.verbose && c == '#' {
                 while self.chars.next_if(|c| *c != '\n').is_some() {}
+                continue;
+            }
+            self.mark = self.chars.clone();
+            if let Some((min, max)) = self.count()? {
+                if let Some(why) = unrepeatable {
+                    bail!("{why}");
+                }
+                let last = nodes.pop().unwrap_or(Node::Empty);
+                nodes.push(self.repeated(last, min, max)?);
+                unrepeatable = Some("multiple repeat");
             } else if let Some(node) = self.atom(flags, at_start)? {
-                nodes.push(self.repeated(node)?);
+                let is_assertion = c != '(' && matches!(node, Node::Assertion(_));
+                unrepeatable = is_assertion.then_some("nothing to repeat");
+                nodes.push(node);
             }
         }
         self.at_start = false;
@@ -202,9 +248,15 @@ impl Parser<'_> {
 
     /// One atom; nothing for a comment or for flags.
     fn atom(&mut self, flags: &mut Flags, at_start: bool) -> Result<Option<Node>> {
+        self.mark = self.chars.clone();
         let Some(c) = self.chars.next() else { return Ok(None) };
         Ok(Some(match c {
-            '(' => return self.group(flags, at_start),
+            '(' => {
+                self.parentheses.push(self.mark.clone());
+                let node = self.group(flags, at_start)?;
+                self.parentheses.pop();
+                return Ok(node);
+            }
             '[' => Node::Class(self.class(*flags)?),
             '\\' => self.escape(*flags)?,
             '.' if flags.dot_all => class(vec![Item::Range('\0', char::MAX)], false, *flags),
@@ -213,36 +265,26 @@ impl Parser<'_> {
             '^' => Node::Assertion(Assertion::Start),
             '$' if flags.multiline => Node::Assertion(Assertion::LineEnd),
             '$' => Node::Assertion(Assertion::End),
-            '*' | '+' | '?' => bail!("nothing to repeat"),
             other => literal(other, *flags),
         }))
     }
 
-    fn repeated(&mut self, node: Node) -> Result<Node> {
-        let mut node = node;
-        let mut times = 0;
-        while let Some((min, max)) = self.count()? {
-            times += 1;
-            if times > 1 {
-                bail!("multiple repeat");
-            }
-            if max.is_some_and(|max| max < min) {
-                bail!("min repeat greater than max repeat");
-            }
-            if min > MAX_REPEAT || max.is_some_and(|max| max > MAX_REPEAT) {
-                bail!("it repeats more than {MAX_REPEAT} times");
-            }
-            let kind = if self.eat('?') {
-                Repetition::Lazy
-            } else if self.eat('+') {
-                Repetition::Possessive
-            } else {
-                Repetition::Greedy
-            };
-            // Python refuses to repeat an assertion that takes no text; it would change nothing.
-            node = Node::Repeat { node: Box::new(node), min, max, kind };
+    fn repeated(&mut self, node: Node, min: u32, max: Option<u32>) -> Result<Node> {
+        if max.is_some_and(|max| max < min) {
+            self.mark.next();
+            bail!("min repeat greater than max repeat");
         }
-        Ok(node)
+        if min > MAX_REPEAT || max.is_some_and(|max| max > MAX_REPEAT) {
+            bail!("it repeats more than {MAX_REPEAT} times");
+        }
+        let kind = if self.eat('?') {
+            Repetition::Lazy
+        } else if self.eat('+') {
+            Repetition::Possessive
+        } else {
+            Repetition::Greedy
+        };
+        Ok(Node::Repeat { node: Box::new(node), min, max, kind })
     }
 
     /// A repetition count, if one comes next. `{` that starts none is a brace.
@@ -342,6 +384,9 @@ impl Parser<'_> {
     fn rest(&mut self, flags: &mut Flags) -> Result<Node> {
         let node = self.alternation(flags)?;
         if !self.eat(')') {
+            if let Some(open) = self.parentheses.pop() {
+                self.mark = open;
+            }
             bail!("missing ), unterminated subpattern");
         }
         Ok(node)
@@ -493,19 +538,20 @@ impl Parser<'_> {
     }
 
     fn class(&mut self, flags: Flags) -> Result<Class> {
+        let open = self.mark.clone();
         let negated = self.eat('^');
         let mut items = Vec::new();
         loop {
             let first = items.is_empty();
+            self.mark = self.chars.clone();
             let item = match self.chars.next() {
-                None => bail!("unterminated character set"),
+                None => {
+                    self.mark = open;
+                    bail!("unterminated character set");
+                }
                 Some(']') if !first => break,
                 Some('\\') => self.class_escape()?,
                 Some(c) => Item::Range(c, c),
-            };
-            let Item::Range(low, _) = item else {
-                items.push(item);
-                continue;
             };
             // A minus at the end is a minus.
             let range = self.chars.peek() == Some(&'-')
@@ -518,11 +564,18 @@ impl Parser<'_> {
             let high = match self.chars.next() {
                 Some('\\') => self.class_escape()?,
                 Some(c) => Item::Range(c, c),
-                None => bail!("unterminated character set"),
+                None => {
+                    self.mark = open;
+                    bail!("unterminated character set");
+                }
             };
-            match high {
-                Item::Range(high, _) if low <= high => items.push(Item::Range(low, high)),
-                _ => bail!("bad character range {low}-"),
+            match (item, high) {
+                (Item::Range(low, _), Item::Range(high, _)) if low <= high => {
+                    items.push(Item::Range(low, high));
+                }
+                (Item::Range(low, _), Item::Range(high, _)) => bail!("bad character range {low}-{high}"),
+                (Item::Range(low, _), Item::Named { .. }) => bail!("bad character range {low}-"),
+                (Item::Named { .. }, _) => bail!("bad character range"),
             }
         }
         Ok(Class { negated, items, ignore_case: flags.ignore_case })
@@ -535,4 +588,42 @@ fn class(items: Vec<Item>, negated: bool, flags: Flags) -> Node {
 
 fn literal(c: char, flags: Flags) -> Node {
     class(vec![Item::Range(c, c)], false, flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_python_refuses_is_refused_and_nothing_else() {
+        for (expression, expected) in [
+            ("*a", "nothing to repeat"),
+            ("a|*", "nothing to repeat"),
+            ("(?x: {1,3})", "nothing to repeat"),
+            ("^*", "nothing to repeat"),
+            (r"a\b+", "nothing to repeat"),
+            ("a**", "multiple repeat"),
+            ("(?x:a* +)", "multiple repeat"),
+            ("a{1,3}{2}", "multiple repeat"),
+            (r"[\w-\d]", "bad character range"),
+            (r"[\w-a]", "bad character range"),
+            ("[b-a]", "bad character range b-a"),
+        ] {
+            assert_eq!(parse(expression, false).unwrap_err().to_string(), expected, "{expression}");
+        }
+        for expression in [
+            "(?x:a {2})",
+            "(?x:a #c\n*)",
+            "a(?#c)*",
+            "(?:a*)*",
+            "(?:^)*",
+            "(?m:^)?",
+            r"[\w-]",
+            r"[-\w]",
+            "a{,2}?",
+            "a{",
+        ] {
+            assert!(parse(expression, false).is_ok(), "{expression}");
+        }
+    }
 }

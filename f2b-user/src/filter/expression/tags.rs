@@ -28,6 +28,11 @@ static WRAPPED_FLAGS: LazyLock<Regex> =
 
 /// Replaces every tag by what it stands for. What is no tag stays as it is.
 pub(in crate::filter) fn expand(expression: &str, names: HostNames) -> String {
+    // `((?i)…)` sets a flag for the group it stands in.
+    WRAPPED_FLAGS.replace_all(&replace_tags(expression, names), "$1$2:").into_owned()
+}
+
+fn replace_tags(expression: &str, names: HostNames) -> String {
     let mut opened = HashSet::new();
     let mut skipped = 0;
     let address = || format!(r"\[?(?:{IP4}|{IP6})\]?");
@@ -71,8 +76,24 @@ pub(in crate::filter) fn expand(expression: &str, names: HostNames) -> String {
             _ => whole(),
         }
     });
-    // `((?i)…)` sets a flag for the group it stands in.
-    WRAPPED_FLAGS.replace_all(&expanded, "$1$2:").into_owned()
+    expanded.into_owned()
+}
+
+/// The same, as fail2ban's messages show it: it writes some of its expressions otherwise than [`expand`] does.
+pub(in crate::filter) fn python(expression: &str, names: HostNames) -> String {
+    as_shown(&expand(expression, names))
+}
+
+/// [`python`] before flags are put where they hold.
+pub(in crate::filter) fn python_tags(expression: &str, names: HostNames) -> String {
+    as_shown(&replace_tags(expression, names))
+}
+
+fn as_shown(expanded: &str) -> String {
+    expanded
+        .replace(IP4, r"(?:::f{4,6}:)?(?P<ip4>(?:\d{1,3}\.){3}\d{1,3})")
+        .replace(IP6, r"(?P<ip6>(?:[0-9a-fA-F]{1,4}::?|::){1,7}(?:[0-9a-fA-F]{1,4}|(?<=:):))")
+        .replace(r">(?:.*\n)*?)", r">(?:(?:.*\n)*?))")
 }
 
 fn is_custom(name: &str) -> bool {

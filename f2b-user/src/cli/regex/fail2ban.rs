@@ -1,0 +1,368 @@
+//! The same binary called `fail2ban-regex`: the grammar, the printed result and the exit codes of that program.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use jiff::tz::TimeZone;
+
+use super::{
+    arguments::{self, Arguments},
+    input::{Charset, FileLines, LastLine, Lines, Log},
+    options::{Now, Options},
+    output::{Output, PythonTime},
+    rules::Named,
+    session::Session,
+    tally::Tally,
+};
+use crate::{
+    config,
+    filter::{
+        self, Breadth, Filter, FilterSettings, Judgement, Refused, Why,
+        python::{repr, repr_dict},
+    },
+    source::journal::{Entries, JournalMatch, UnitNames},
+};
+
+/// Why it ends without a result.
+enum End {
+    /// What is printed about it.
+    Told(String),
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for End {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Runs with the arguments of the process.
+pub(in crate::cli) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let parsed = match arguments::parse(&arguments) {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    let mut face = Face { out: io::BufWriter::new(io::stdout().lock()), quiet: parsed.options.out.is_some() };
+    let ended = match face.run(&parsed) {
+        Err(End::Told(text)) => face.print(&text).map_or_else(Err, |()| Ok(ExitCode::from(255))),
+        Err(End::Failed(error)) => Err(error),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    };
+    match ended.and_then(|code| face.out.flush().context("writing the output").map(|()| code)) {
+        Ok(code) => code,
+        Err(error) if crate::cli::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(face.out.flush());
+            drop(writeln!(io::stderr(), "fail2ban-regex: {error:#}"));
+            ExitCode::from(255)
+        }
+    }
+}
+
+/// Where it prints.
+struct Face<W: Write> {
+    out: W,
+    /// Only failures are printed, and errors.
+    quiet: bool,
+}
+
+impl<W: Write> Face<W> {
+    fn print(&mut self, text: &str) -> Result<()> {
+        writeln!(self.out, "{text}").context("writing the output")
+    }
+
+    /// Prints what is not wanted beside the failures.
+    fn tell(&mut self, text: &str) -> Result<()> {
+        if self.quiet { Ok(()) } else { self.print(text) }
+    }
+
+    fn run(&mut self, arguments: &Arguments) -> Result<(), End> {
+        let options = &arguments.options;
+        self.tell("\nRunning tests\n=============\n")?;
+        let now = Now::from_environment()?;
+        check_log_level(options.log_level.as_deref())?;
+        let error = |error: anyhow::Error| End::Told(format!("ERROR: {error}"));
+        let maxlines = options.maxlines().map_err(error)?;
+        if let Some(maxlines) = maxlines {
+            self.tell(&format!("Use         maxlines : {maxlines}"))?;
+        }
+        let zone = options.fixed_zone().map_err(error)?;
+        if let Some(pattern) = &options.datepattern {
+            self.tell_datepattern(pattern, now)?;
+        }
+        let log = Log::new(&arguments.arguments[0])?;
+        let given = &arguments.arguments;
+        let config = arguments.config.as_deref().or(config::default_dir());
+        let mut rules = self.read_rules(&given[1], config, &log, options)?;
+        let settings = &mut rules.settings;
+        settings.usedns = options.usedns().unwrap_or_else(|| "warn".into());
+        match maxlines {
+            Some(maxlines) => settings.maxlines = maxlines.to_string(),
+            None if !settings.maxlines.is_empty() => {
+                self.tell(&format!("Use         maxlines : {}", settings.maxlines.trim()))?;
+            }
+            None => {}
+        }
+        match &options.datepattern {
+            Some(pattern) => settings.datepattern.clone_from(pattern),
+            None if !settings.datepattern.is_empty() => {
+                let pattern = settings.datepattern.clone();
+                self.tell_datepattern(&pattern, now)?;
+            }
+            None => {}
+        }
+        if let Some(ignoreregex) = given.get(2) {
+            // What is wrong with the filter is told first.
+            check(settings)?;
+            self.tell(&format!("Use ignoreregex line : {}", short(ignoreregex)))?;
+            settings.ignoreregex.push(ignoreregex.clone());
+        }
+        let settings = rules.settings.clone();
+        let filter = check(&settings)?;
+        let breadth = if options.no_check_all || self.quiet { Breadth::First } else { Breadth::All };
+        let fixed = zone.is_some();
+        let mut session = Session::new(filter, zone.unwrap_or_else(TimeZone::system), now, breadth);
+        let lines = self.open(&log, options, &rules.journalmatch, session.filter.maxlines())?;
+        self.tell("")?;
+
+        match &options.out {
+            Some(format) => self.print_failures(&mut session, lines, &Output::new(format), fixed),
+            None => {
+                let begin = Instant::now();
+                let mut tally = Tally::new(options, &settings, maxlines, &log);
+                for line in lines {
+                    let line = line?;
+                    if !line.is_skipped() {
+                        tally.add(&mut session, &line);
+                    }
+                }
+                let seconds = begin.elapsed().as_secs_f64();
+                Ok(tally.print(&mut self.out, &session, seconds)?)
+            }
+        }
+    }
+
+    fn tell_datepattern(&mut self, pattern: &str, now: Now) -> Result<(), End> {
+        let name = filter::describe_datepattern(pattern, now.seconds())
+            .map_err(|error| End::Told(format!("ERROR: {}", no_datepattern(pattern, &error))))?;
+        Ok(self.tell(&format!("Use      datepattern : {pattern} : {name}"))?)
+    }
+
+    /// Reads what `REGEX` names, and tells what it is.
+    fn read_rules(
+        &mut self,
+        text: &str,
+        config: Option<&Path>,
+        log: &Log,
+        options: &Options,
+    ) -> Result<Rules, End> {
+        let named = Named::new(text, config).map_err(|error| {
+            End::Told(format!("ERROR: Wrong filter name or options: {error}\n       while parsing: {text}"))
+        })?;
+        let given = match &named {
+            Named::Expression(expression) => {
+                self.tell(&format!("Use   failregex line : {}", short(expression)))?;
+                &[]
+            }
+            Named::Filter { dir, name, options } => {
+                let dir = dir.as_ref().map_or_else(|| "(built-in)".into(), |dir| dir.display().to_string());
+                self.tell(&format!("Use   failregex filter file : {name}, basedir: {dir}"))?;
+                &options[..]
+            }
+            Named::File { path, options } => {
+                self.tell(&format!("Use   failregex file : {}", path.display()))?;
+                &options[..]
+            }
+        };
+        let dict = |options: &[(String, String)]| {
+            let value = |(option, value): &(String, String)| match option.as_str() {
+                // It has been read as a number.
+                "maxlines" => value.trim().to_owned(),
+                _ => repr(value),
+            };
+            repr_dict(options.iter().map(|option| (option.0.as_str(), value(option))))
+        };
+        if !given.is_empty() {
+            self.tell(&format!("Use   filter options : {}", dict(given)))?;
+        }
+        let rules = named.read(log.is_journal()).map_err(|error| {
+            End::Told(format!("Wrong config file: {error:#}\nERROR: failed to load filter {text}"))
+        })?;
+        if options.verbosity() > 1 && !matches!(named, Named::Expression(_)) {
+            self.tell(&format!("Real  filter options : {}", dict(&rules.options)))?;
+        }
+        let journalmatch = match &options.journalmatch {
+            Some(given) => config::journalmatch_words(given)?,
+            // fail2ban-regex keeps the last one only.
+            None => rules.journalmatch.last().cloned().unwrap_or_default(),
+        };
+        Ok(Rules { settings: rules.settings, journalmatch })
+    }
+
+    /// Opens the log, and tells what it is.
+    fn open(
+        &mut self,
+        log: &Log,
+        options: &Options,
+        journalmatch: &[String],
+        maxlines: usize,
+    ) -> Result<Lines, End> {
+        let encoding = options.encoding.as_deref().unwrap_or("UTF-8");
+        Ok(match log {
+            Log::File(path) => {
+                let lines = FileLines::open(path, Charset::named(encoding)?, LastLine::Left)?;
+                self.tell(&format!("Use         log file : {}", path.display()))?;
+                self.tell(&format!("Use         encoding : {encoding}"))?;
+                Lines::File(lines)
+            }
+            Log::Journal(files) => {
+                self.tell("Use         systemd journal")?;
+                self.tell(&format!("Use         encoding : {encoding}"))?;
+                let mut wanted = None;
+                if !journalmatch.is_empty() {
+                    let words = journalmatch.join(" ");
+                    self.tell(&format!("Use    journal match : {words}"))?;
+                    wanted = Some(JournalMatch::parse(&words)?);
+                }
+                Lines::Journal(Box::new(Entries::read(files, wanted.as_ref(), UnitNames::AsWritten)?))
+            }
+            Log::Text(text) if maxlines <= 1 && !text.contains('\n') => {
+                self.tell(&format!("Use      single line : {}", short(text)))?;
+                Lines::Text(vec![text.clone()].into_iter())
+            }
+            Log::Text(text) => {
+                let lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+                self.tell(&format!("Use      multi line : {} line(s)", lines.len()))?;
+                for (index, line) in lines.iter().enumerate().take(5) {
+                    self.tell(&format!("| {:>2}: {}", index + 1, short(line)))?;
+                }
+                if lines.len() > 5 {
+                    self.tell("| ...")?;
+                }
+                self.tell("`-")?;
+                Lines::Text(lines.into_iter())
+            }
+        })
+    }
+
+    /// `-o`
+    fn print_failures(
+        &mut self,
+        session: &mut Session,
+        lines: Lines,
+        output: &Output,
+        fixed_zone: bool,
+    ) -> Result<(), End> {
+        for line in lines {
+            let line = line?;
+            if line.is_skipped() {
+                session.context.skip();
+                continue;
+            }
+            let judgement = session.judge(&line);
+            let mut charged = session.charged(&judgement);
+            charged.retain(|charged| !charged.found.nofail && charged.fid.is_some());
+            let time = python_time(session, &judgement, line.text(), fixed_zone);
+            output.print(&mut self.out, &charged, time, session.now())?;
+        }
+        Ok(())
+    }
+}
+
+struct Rules {
+    settings: FilterSettings,
+    journalmatch: Vec<String>,
+}
+
+/// fail2ban computes the time of a date with a zone in whole numbers.
+fn python_time(session: &Session, judgement: &Judgement, line: &str, fixed_zone: bool) -> PythonTime {
+    match judgement.time {
+        None => PythonTime::Unknown,
+        Some(time) if time.fract() == 0.0 && (fixed_zone || session.context.tells_zone(line)) => {
+            PythonTime::Int(time as i64)
+        }
+        Some(time) => PythonTime::Float(time),
+    }
+}
+
+/// The first characters of a long text.
+fn short(text: &str) -> String {
+    const LENGTH: usize = 53;
+    if text.chars().count() <= LENGTH {
+        return text.to_owned();
+    }
+    text.chars().take(LENGTH - 3).chain("...".chars()).collect()
+}
+
+/// Compiles the filter; what is wrong with it in fail2ban's words.
+fn check(settings: &FilterSettings) -> Result<Filter, End> {
+    let all = settings.failregex.iter().chain(&settings.ignoreregex);
+    let empty = all.clone().any(|expression| expression.trim_start().is_empty());
+    if empty {
+        return Err(End::Told("ERROR: Cannot add empty regex".into()));
+    }
+    Filter::new(settings).map_err(|error| match error.downcast_ref::<Refused>() {
+        Some(Refused { python, why: Why::NoHost, .. }) => {
+            End::Told(format!("ERROR: No failure-id group in {}", quoted(python)))
+        }
+        Some(Refused { python, why: Why::Syntax(reason, place), .. }) => {
+            let place = place.map(|place| format!(" at position {place}")).unwrap_or_default();
+            End::Told(format!(
+                "ERROR: Unable to compile regular expression {}:\n{reason}{place}",
+                quoted(python)
+            ))
+        }
+        None => End::Failed(error),
+    })
+}
+
+/// As fail2ban puts expressions into messages: as they are.
+fn quoted(text: &str) -> String {
+    format!("'{text}'")
+}
+
+fn check_log_level(level: Option<&str>) -> Result<()> {
+    const LEVELS: [&str; 13] = [
+        "critical",
+        "error",
+        "warning",
+        "warn",
+        "notice",
+        "info",
+        "debug",
+        "heavydebug",
+        "tracedebug",
+        "msg",
+        "notset",
+        "fatal",
+        "",
+    ];
+    let Some(level) = level else { return Ok(()) };
+    let known = LEVELS.contains(&level.to_lowercase().as_str()) || level.parse::<i64>().is_ok();
+    anyhow::ensure!(known, "Invalid log level {}", repr(level));
+    Ok(())
+}
+
+/// fail2ban's words for a date pattern that is none.
+fn no_datepattern(pattern: &str, error: &anyhow::Error) -> String {
+    let reason = pattern.find('%').map_or_else(
+        || format!("{error:#}"),
+        |at| match pattern[at + 1..].chars().next() {
+            Some(c) => {
+                let code = u32::from(c);
+                format!("unsupported format character '{c}' ({code:#x}) at index {}", at + 1)
+            }
+            None => "incomplete format".into(),
+        },
+    );
+    format!(
+        "Failed to set datepattern '{pattern}' (may be an invalid format or unescaped percent char): {reason}"
+    )
+}

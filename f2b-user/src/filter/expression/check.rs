@@ -1,0 +1,60 @@
+//! For fuzzing: what must hold between expressions and the automata that find candidates for them.
+
+use std::iter;
+
+use super::{
+    machine::{OverBudget, Span},
+    pattern::{Candidate, Candidates, Pattern, Set},
+    tags::HostNames,
+};
+
+/// More groups are not compared.
+const GROUPS: usize = 64;
+
+/// Panics if the candidates lead to another match in `text` than trying every expression does, or if a match is no
+/// part of the text.
+pub(crate) fn check(expressions: &[String], text: &str) {
+    for multiline in [false, true] {
+        let compiled = expressions.iter().map(|text| Pattern::new(text, multiline, HostNames::Match));
+        let patterns: Vec<_> = compiled.filter_map(Result::ok).collect();
+        if patterns.is_empty() {
+            return;
+        }
+        let set = Set::new(&patterns);
+        same_match(&patterns, text, &set, set.first(text));
+        for outer in &patterns {
+            let Some(within) = Set::within(outer, "content", &patterns) else { continue };
+            let Ok(Some(found)) = outer.search(text) else { continue };
+            let Some(content) = found.name("content").filter(|content| !content.is_empty()) else { continue };
+            same_match(&patterns, &format!("{content}\n"), &set, within.first(text));
+        }
+    }
+}
+
+fn same_match(patterns: &[Pattern], text: &str, set: &Set, first: Option<Candidate>) {
+    let mut candidates = first.map(|first| Candidates::new(set, first));
+    let led = first_match(patterns, text, iter::from_fn(|| candidates.as_mut()?.next(text)));
+    let tried = first_match(patterns, text, (0..patterns.len()).map(Candidate::plain));
+    // Either may be too expensive by itself.
+    if let (Ok(led), Ok(tried)) = (led, tried) {
+        assert_eq!(led, tried, "in {text:?} of {patterns:?}");
+        let spans = tried.into_iter().flat_map(|(_, spans)| spans).flatten();
+        spans.for_each(|(start, end)| assert!(text.get(start..end).is_some(), "{start}..{end} of {text:?}"));
+    }
+}
+
+/// Which expression matches, and where.
+type Found = Option<(usize, Vec<Span>)>;
+
+fn first_match(
+    patterns: &[Pattern],
+    text: &str,
+    candidates: impl Iterator<Item = Candidate>,
+) -> Result<Found, OverBudget> {
+    for candidate in candidates {
+        if let Some(found) = patterns[candidate.index].search_as(text, candidate)? {
+            return Ok(Some((candidate.index, (0..GROUPS).map(|group| found.span(group)).collect())));
+        }
+    }
+    Ok(None)
+}

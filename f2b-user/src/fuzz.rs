@@ -1,0 +1,169 @@
+//! What the fuzz targets call (`fuzz/`, `tests/fuzz.rs`): each function takes any bytes, and panics if something does
+//! not hold that must hold for all of them. Nothing outside of this process is read.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use jiff::tz::TimeZone;
+
+use crate::{
+    config::{self, Resolved},
+    filter::{self, Filter, FilterSettings},
+};
+
+/// The targets by their name.
+pub const TARGETS: [(&str, fn(&[u8])); 4] =
+    [("config", config), ("date", date), ("expression", expression), ("filter", filter)];
+
+/// 2023-11-14 22:13:20 UTC.
+const NOW: f64 = 1_700_000_000.0;
+
+/// Between the parts of an input: a form feed, so that the corpus can be read.
+const PART: char = '\x0c';
+
+/// The files of the `config` target, in the order of its input. `jail.conf` comes last, so that most inputs lie over
+/// the built-in tree.
+const FILES: [&str; 10] = [
+    "/jail.local",
+    "/filter.d/x.conf",
+    "/action.d/x.conf",
+    "/jail.d/a.conf",
+    "/jail.d/b.local",
+    "/filter.d/x.local",
+    "/filter.d/sshd.local",
+    "/fail2ban.local",
+    "/paths.conf",
+    "/jail.conf",
+];
+
+/// A configuration: the texts of [`FILES`]. What is read is complete, and says where each
+/// expression stands.
+pub fn config(data: &[u8]) {
+    let texts = data.split(|byte| char::from(*byte) == PART);
+    let files = FILES.iter().zip(texts).filter(|(_, text)| !text.is_empty());
+    let files: BTreeMap<_, _> = files.map(|(name, text)| (name.into(), text.to_vec())).collect();
+    let resolved = match Resolved::in_memory(files) {
+        Ok(resolved) => resolved,
+        Err(error) => return assert!(!format!("{error:#}").is_empty()),
+    };
+    for jail in &resolved.jails {
+        assert!(jail.findtime.is_finite() && jail.bantime.is_finite(), "{jail:?}");
+        for expression in jail.failregex.iter().chain(&jail.ignoreregex) {
+            assert!(!expression.text.contains('\n'), "{expression:?}");
+        }
+    }
+}
+
+/// A `datepattern` and the lines of a log; or only the lines, and the default patterns.
+pub fn date(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (datepattern, log) = text.split_once(PART).unwrap_or(("", &text));
+    let settings = FilterSettings {
+        failregex: vec!["(?s)^<F-ID>.*</F-ID>$".into()],
+        datepattern: datepattern.into(),
+        ..FilterSettings::default()
+    };
+    if let Ok(filter) = Filter::new(&settings) {
+        read(&filter, log, false);
+    }
+}
+
+/// Expressions, one a line, and the lines of a log.
+pub fn expression(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (expressions, log) = text.split_once(PART).unwrap_or((&text, "192.0.2.1"));
+    let expressions: Vec<_> = expressions.lines().map(str::to_owned).collect();
+    filter::check_expressions(&expressions, &format!("{log}\n"));
+    for maxlines in ["1", "3"] {
+        let failregex = expressions.iter().map(|expression| format!("{expression}<HOST>")).collect();
+        let settings = FilterSettings { failregex, maxlines: maxlines.into(), ..FilterSettings::default() };
+        if let Ok(filter) = Filter::new(&settings) {
+            read(&filter, log, true);
+        }
+    }
+}
+
+/// The number of a filter from `0`, `j` for a journal, and the log's lines.
+pub fn filter(data: &[u8]) {
+    let [number, kind, log @ ..] = data else { return };
+    let filter = &FILTERS[usize::from(number.wrapping_sub(b'0')) % FILTERS.len()];
+    read(filter, &String::from_utf8_lossy(log), *kind == b'j');
+}
+
+/// Takes lines through a filter. Those of a journal, which is quick, twice: they find the same.
+fn read(filter: &Filter, log: &str, journal: bool) {
+    let pass = || {
+        let mut context = filter.context(TimeZone::UTC, NOW);
+        let find = |line| filter.failures(&mut context, line, journal.then_some(NOW), NOW);
+        log.split('\n').flat_map(find).collect::<Vec<_>>()
+    };
+    let found = pass();
+    if journal {
+        assert_eq!(found, pass());
+    }
+    let lines = log.split('\n').count() as u64;
+    for failure in found {
+        assert!((1..=lines).contains(&failure.line) && failure.time.is_finite(), "{failure:?}");
+    }
+}
+
+/// Some filters that use what the built-in ones do not, and those in their modes.
+static FILTERS: LazyLock<Vec<Filter>> = LazyLock::new(|| {
+    let all = OWN.map(own).into_iter().chain(config::built_in_filters());
+    all.map(|settings| Filter::new(&settings).expect("it is in order")).collect()
+});
+
+/// `prefregex`, `failregex`, `ignoreregex`, `maxlines`.
+type Texts = (&'static str, &'static [&'static str], &'static str, &'static str);
+
+fn own((prefregex, failregex, ignoreregex, maxlines): Texts) -> FilterSettings {
+    FilterSettings {
+        prefregex: prefregex.into(),
+        failregex: failregex.iter().map(|&text| text.into()).collect(),
+        ignoreregex: Some(ignoreregex)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+            .into_iter()
+            .collect(),
+        maxlines: maxlines.into(),
+        ..FilterSettings::default()
+    }
+}
+
+const OWN: [Texts; 4] = [
+    // What a line tells about a connection holds for the lines after it.
+    (
+        "^<F-MLFID>c\\d+</F-MLFID>: <F-CONTENT>.+</F-CONTENT>$",
+        &[
+            "^<F-NOFAIL>from</F-NOFAIL> <HOST>$",
+            "^refused <F-USER>\\S*</F-USER>$",
+            "^wait<F-MLFPENDING></F-MLFPENDING>",
+            "^<F-MLFGAINED>in</F-MLFGAINED> <F-USER>\\S*</F-USER>",
+            "^<F-MLFFORGET>closed</F-MLFFORGET>(?: by <ADDR>)?",
+        ],
+        "trusted",
+        "",
+    ),
+    // Several lines are one failure.
+    ("", &["^begin (?P<id>\\w+) <HOST>$<SKIPLINES>^end (?P=id)$", "^(a+)+b$<SKIPLINES>^<HOST>"], "", "5"),
+    // What only the exact form can decide.
+    (
+        "",
+        &[
+            "^(?P<q>[\"'])?(?!root)(?P<user>\\w+)(?(q)(?P=q)) from <HOST>(?<!\\.0)$",
+            "(\\w+) \\1 (?>x*)<SUBNET>",
+            "^(?:(?:\\S+ )*\\S+)* (?=<)<F-ID>.+</F-ID>>",
+        ],
+        "(.)\\1{4}",
+        "",
+    ),
+    // Groups that are put together.
+    (
+        "",
+        &[
+            "^<F-ALT_USER_1>\\w+</F-ALT_USER_1>|<F-ALT_USER_2>\\d+</F-ALT_USER_2> <F-TUPLE_X_1>.</F-TUPLE_X_1><F-TUPLE_X_2>.?</F-TUPLE_X_2> <IP6>/<CIDR>",
+            "<DNS> <F-PORT/>",
+        ],
+        "",
+        "2",
+    ),
+];

@@ -1,0 +1,508 @@
+//! `f2b regex` for a person, and the same binary called `fail2ban-regex` against the real one: the same arguments must
+//! print the same bytes and end with the same status.
+
+#[path = "reference/mod.rs"]
+mod reference;
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::LazyLock,
+};
+
+use reference::fail2ban;
+use regex::{Captures, Regex};
+use serde::Deserialize;
+
+const NOW: &str = "1795503270.5";
+const ZONE: &str = "Europe/Zurich";
+const LINE: &str = "2005-08-14 11:59:58 host sshd[1]: Failed password for root from 192.0.2.7 port 4242 ssh2";
+const EXPRESSION: &str = "Failed .* from <HOST>";
+
+/// How one run ended.
+#[derive(Debug, Deserialize, PartialEq)]
+struct Ended {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+/// The real fail2ban-regex and ours, with the same clock and zone.
+struct Both {
+    real: Child,
+    answers: BufReader<ChildStdout>,
+    ours: tempfile::TempDir,
+    compared: usize,
+    crashed: usize,
+    differing: Vec<String>,
+}
+
+impl Both {
+    fn start() -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/regex.py");
+        let mut real = Command::new("/usr/bin/python3")
+            .env("PYTHONPATH", fail2ban().modules())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .envs([("TZ", ZONE), ("LANG", "C.UTF-8")])
+            .arg(script)
+            .arg(NOW)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is installed");
+        let answers = BufReader::new(real.stdout.take().expect("it is piped"));
+        let ours = tempfile::tempdir().expect("a temporary directory");
+        symlink(env!("CARGO_BIN_EXE_f2b"), ours.path().join("fail2ban-regex")).expect("it is empty");
+        Self { real, answers, ours, compared: 0, crashed: 0, differing: Vec::new() }
+    }
+
+    fn real(&mut self, arguments: &[String]) -> Ended {
+        let question = serde_json::to_string(arguments).expect("strings are JSON");
+        let stdin = self.real.stdin.as_mut().expect("it is piped");
+        writeln!(stdin, "{question}").expect("regex.py reads");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("regex.py answers");
+        serde_json::from_str(&answer).expect("regex.py answers in JSON")
+    }
+
+    fn ours(&self, arguments: &[String]) -> Ended {
+        let output = Command::new(self.ours.path().join("fail2ban-regex"))
+            .envs([("TZ", ZONE), ("LANG", "C.UTF-8"), ("F2B_NOW", NOW)])
+            .args(arguments)
+            .output()
+            .expect("it can be started");
+        Ended {
+            status: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs both with the stock configuration.
+    fn compare(&mut self, arguments: &[&str]) {
+        let config = fail2ban().config().display().to_string();
+        let arguments = ["-c", &config].into_iter().chain(arguments.iter().copied());
+        self.compare_all(&arguments.map(str::to_owned).collect::<Vec<_>>());
+    }
+
+    fn compare_all(&mut self, arguments: &[String]) {
+        let (real, ours) = (self.real(arguments), self.ours(arguments));
+        if real.status == 1 {
+            // A Python traceback. We end with one sentence, and the status that fail2ban has for errors.
+            self.crashed += 1;
+            let told = ours.err.lines().count() == 1 || ours.out.contains("\nERROR: ");
+            if !real.err.contains("Traceback") || ours.status != 255 || !told {
+                self.differing.push(format!("{arguments:?}: the real one crashes ({}); {ours:?}", real.err));
+            }
+            return;
+        }
+        self.compared += 1;
+        if (real.status, masked(&real.out)) != (ours.status, masked(&ours.out)) {
+            let lines = |text: &str| masked(text).lines().map(str::to_owned).collect::<Vec<_>>();
+            let (real_lines, our_lines) = (lines(&real.out), lines(&ours.out));
+            let first = real_lines.iter().zip(&our_lines).position(|(real, ours)| real != ours);
+            let first = first.unwrap_or(real_lines.len().min(our_lines.len()));
+            self.differing.push(format!(
+                "{arguments:?}: status {} and {}, line {}:\n  real: {:?}\n  ours: {:?}\n  stderr: {} {}",
+                real.status,
+                ours.status,
+                first + 1,
+                real_lines.get(first),
+                our_lines.get(first),
+                real.err,
+                ours.err,
+            ));
+        }
+    }
+
+    fn end(mut self, what: &str) {
+        drop(self.real.stdin.take());
+        self.real.wait().expect("regex.py ends with its input");
+        let equal = self.compared - self.differing.len();
+        writeln!(
+            io::stderr(),
+            "{what}: {equal} of {} runs equal to the byte; in {} more the real one crashes and we do not",
+            self.compared,
+            self.crashed
+        )
+        .expect("stderr is there");
+        let count = self.differing.len();
+        assert!(count == 0, "{count} differ:\n{}", self.differing.join("\n"));
+    }
+}
+
+/// Without what differs by its nature:
+/// - how long it took;
+/// - how the date templates are searched for (`--VD`): our expressions are our own;
+/// - the order of a Python set, which changes from run to run;
+/// - the reason why a configuration file or the options of a filter cannot be read: our words name file and line.
+fn masked(out: &str) -> String {
+    static MASKS: LazyLock<[(Regex, &str); 3]> = LazyLock::new(|| {
+        let regex = |text| Regex::new(text).expect("a constant");
+        [
+            (regex(r"processed in [\d.]+ sec"), "processed in X sec"),
+            (regex("    # regex: .*"), "    # regex"),
+            (
+                regex(
+                    r"(?s)(Wrong config file|ERROR: Wrong filter name or options): .*?\n(ERROR: failed|       while)",
+                ),
+                "$1: …\n$2",
+            ),
+        ]
+    });
+    static SET: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\{('[^{}:]*')\}").expect("a constant"));
+    let mut out = out.to_owned();
+    for (regex, text) in MASKS.iter() {
+        out = regex.replace_all(&out, *text).into_owned();
+    }
+    let sorted = SET.replace_all(&out, |set: &Captures<'_>| {
+        let mut members: Vec<&str> = set[1].split(", ").collect();
+        members.sort_unstable();
+        format!("{{{}}}", members.join(", "))
+    });
+    sorted.into_owned()
+}
+
+fn sample(filter: &str) -> PathBuf {
+    fail2ban().modules().join("fail2ban/tests/files/logs").join(filter)
+}
+
+#[test]
+fn every_stock_filter_prints_what_fail2ban_regex_prints() {
+    const OPTIONS: [&[&str]; 5] = [
+        &[],
+        &["-v", "--print-all-matched", "--print-all-missed", "--print-all-ignored"],
+        &["-o", "row"],
+        &["-o", "<fid> <ip> <time> <F-USER> <msg>"],
+        &["-vv", "--no-check-all", "-D", "--print-all-matched", "--print-no-missed"],
+    ];
+    let mut both = Both::start();
+    let filters = fs::read_dir(fail2ban().config().join("filter.d")).expect("the package has filters");
+    let mut names: Vec<String> = filters
+        .filter_map(|file| Some(file.ok()?.file_name().to_string_lossy().strip_suffix(".conf")?.to_owned()))
+        .collect();
+    names.sort();
+    for name in names {
+        let log = sample(&name);
+        if !log.is_file() {
+            continue;
+        }
+        let log = log.display().to_string();
+        for options in OPTIONS {
+            both.compare(&[options, &[&log, &name]].concat());
+        }
+    }
+    assert!(both.compared > 400, "the samples are not all there");
+    both.end("stock filters on their samples");
+}
+
+#[test]
+fn every_option_prints_what_fail2ban_regex_prints() {
+    const OPTIONS: [&[&str]; 24] = [
+        &[],
+        &["-v"],
+        &["-vv"],
+        &["--verbosity=1"],
+        &["--VD"],
+        &["-D"],
+        &["-D", "-v", "--print-all-matched", "--print-all-ignored"],
+        &["--print-all-matched"],
+        &["--print-no-missed", "--print-no-ignored"],
+        &["--no-check-all"],
+        &["-L", "3"],
+        &["-L2", "--print-all-matched"],
+        &["-r"],
+        &["--usedns", "no"],
+        &["--TZ", "UTC+0200", "-o", "row"],
+        &["-d", "%Y-%m-%d %H:%M:%S", "-v"],
+        &["-o", "id"],
+        &["-o", "ip"],
+        &["-o", "msg"],
+        &["-o", "row"],
+        &["-o", "matches"],
+        &["-o", "user"],
+        &["-o", "nothing"],
+        &[
+            "-o",
+            "<ip>|<F-USER>|<time>|<fid>|<failures>|<matches>|<msg>|<family>|<ip-rev>|<no>|<F-MLFID>|<raw-ticket>|<br>|<F-NO>",
+        ],
+    ];
+    let sshd = sample("sshd").display().to_string();
+    let three = format!("{LINE}\nfoo\n{LINE} \u{e9}\t'\"");
+    let mut both = Both::start();
+    for options in OPTIONS {
+        for arguments in [
+            &[LINE, "sshd"][..],
+            &[LINE, EXPRESSION],
+            &[&three, EXPRESSION, "foo"],
+            &[&three, "^.*Failed.* from <HOST>.*<SKIPLINES>.*foo"],
+            &[&sshd, "sshd[mode=aggressive]"],
+            &[&sshd, EXPRESSION, "ssh2$"],
+        ] {
+            both.compare(&[options, arguments].concat());
+        }
+    }
+    both.end("options");
+}
+
+#[test]
+fn lines_dates_and_encodings_are_read_as_fail2ban_regex_reads_them() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).expect("it is writable");
+        path.display().to_string()
+    };
+    let mut bytes = Vec::new();
+    for number in 0..50 {
+        bytes.extend(format!("{LINE}\r\n# comment\n\nother line {number} \u{1b}[31m\n").bytes());
+    }
+    bytes.extend(b"2005-08-14 11:59:59 h sshd[2]: Invalid user \xff\xe9 from 192.0.2.8\n");
+    bytes.extend(b"2005-08-14 11:59:59 h sshd[2]: Invalid user without-an-end from 192.0.2.9");
+    let mixed = file("mixed", &bytes);
+    let wide: Vec<u8> = format!("{LINE}\nx\u{a0a}\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let wide = file("wide", &wide);
+    let empty = file("empty", b"");
+    let latin = file("latin", b"2005-08-14 11:59:59 h sshd[2]: Invalid user caf\xe9 \x80 from 192.0.2.8\n");
+    let mut both = Both::start();
+    for log in [&mixed, &empty, &latin] {
+        for encoding in ["utf-8", "latin1", "ascii", "cp1252", "iso8859-15", "koi8-r"] {
+            both.compare(&["-e", encoding, log, "sshd"]);
+            both.compare(&["-e", encoding, "-o", "row", log, "sshd"]);
+        }
+        both.compare(&["--print-all-missed", "--print-all-matched", log, "sshd"]);
+    }
+    both.compare(&["-e", "utf-16le", &wide, "sshd"]);
+    for (text, time) in [
+        ("2005-08-14T10:00:00+0200", ""),
+        ("2005-08-14T10:00:00.123Z", ""),
+        ("Aug 14 11:59:58", ""),
+        ("1124013599", ""),
+        ("1124013599.25", "epoch"),
+        ("@4000000042ff1b3e00000000", ""),
+        ("[14/Aug/2005:11:59:58 +0200]", ""),
+        ("", ""),
+        ("", "{NONE}"),
+        ("", "{DEFAULT}"),
+        ("2005-08-14", "%Y-%m-%d"),
+        ("14.8.2005", r"^%d\.%m\.%Y"),
+        ("x 2005-08-14 10:00:00", "x {DATE}"),
+        ("2005-02-30 10:00:00", ""),
+    ] {
+        let line = format!("{text} x from 192.0.2.7 y");
+        let pattern = if time.is_empty() { vec![] } else { vec!["-d", time] };
+        for options in [&[][..], &["-o", "row"], &["-v"], &["-o", "<time> <matches>"]] {
+            both.compare(&[&pattern, options, &[&line, "from <HOST>"]].concat());
+        }
+    }
+    for line in
+        ["x from localhost y", "x from host.invalid y", "x from 192.030.0.6 y", "x from [2001:DB8::7] y"]
+    {
+        for options in
+            [&[][..], &["-r"], &["--usedns", "no"], &["--usedns", "raw"], &["-o", "row"], &["-r", "-o", "ip"]]
+        {
+            both.compare(&[options, &[line, "from <HOST> "]].concat());
+        }
+    }
+    both.end("lines, dates and encodings");
+}
+
+#[test]
+fn what_is_wrong_ends_as_in_fail2ban_regex() {
+    let config = fail2ban().config().display().to_string();
+    let conf = format!("{config}/filter.d/sshd.conf");
+    let stem = format!("{config}/filter.d/sshd");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let foreign = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("it is writable");
+        path.display().to_string()
+    };
+    let own = foreign("own.conf", "[Definition]\nfailregex = from <HOST> <x>\nx = y\nmaxlines = 2\n");
+    let own_with_options = format!("{own}[x=z]");
+    let not_a_filter = foreign("none.conf", "what is this\n");
+    let mut both = Both::start();
+    for expression in [
+        "Failed .* from <HOS",
+        "Failed ( from <HOST>",
+        "foo) <HOST>",
+        "[a <HOST>",
+        "*a <HOST>",
+        "a** <HOST>",
+        "a{3,2} <HOST>",
+        r"\q <HOST>",
+        "[z-a] <HOST>",
+        "<HOST>(",
+        "x(?:y <HOST>",
+        "",
+        " ",
+        "nosuch",
+        "sshd[mode=foo",
+        "sshd[foo]",
+        "sshd[mode=foo]",
+        "sshd[a=b,c=\"d[e]\"]",
+        "sshd.conf",
+        "/no/such/sshd",
+        &conf,
+        &stem,
+        &own,
+        &own_with_options,
+        &not_a_filter,
+        "/etc/passwd",
+        "<HOST>$",
+        "^<ADDR> <F-USER>.*</F-USER>",
+        "<F-ID>.*</F-ID>",
+    ] {
+        both.compare(&[LINE, expression]);
+        both.compare(&["-vv", LINE, expression]);
+        both.compare(&["-o", "id", LINE, expression]);
+    }
+    both.compare(&[LINE, EXPRESSION, "foo("]);
+    both.compare(&[LINE, EXPRESSION, ""]);
+    for options in [
+        &["-d", "%Q"][..],
+        &["--TZ", "foo"],
+        &["--TZ", "ABCD"],
+        &["-L", "-1"],
+        &["-L", "0"],
+        &["-L", "x"],
+        &["-x"],
+        &["--no-such"],
+        &["--print-no"],
+        &["--print-all-ignored=1"],
+        &["--verbosity", "x"],
+        &["-l", "foo"],
+        &["-e", "klingon"],
+        &["-o", "<bantime>"],
+        &["-o", "<jail.found>"],
+        &["-V"],
+        &["--version"],
+        &["-l", "critical", "-t"],
+    ] {
+        both.compare(&[options, &[LINE, EXPRESSION]].concat());
+    }
+    both.compare(&["-e", "klingon", "/etc/passwd", EXPRESSION]);
+    both.compare(&["-L"]);
+    both.compare(&["/no/such/file", "sshd"]);
+    both.compare_all(&["-c", "/no/such/dir", LINE, "sshd"].map(str::to_owned));
+    both.compare_all(&["-c", &format!("{config}/filter.d"), LINE, "sshd"].map(str::to_owned));
+
+    // The help is in our own words: only its way out is compared.
+    for arguments in [
+        &["--help"][..],
+        &[],
+        &["one"],
+        &["a", "b", "c", "d"],
+        &["--print-no-missed", "--print-all-missed", "a", "b"],
+    ] {
+        let arguments: Vec<_> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let (real, ours) = (both.real(&arguments), both.ours(&arguments));
+        assert_eq!((real.status, &real.err), (ours.status, &ours.err), "{arguments:?}");
+        assert!(ours.out.contains("--print-all-missed"), "{arguments:?}: {ours:?}");
+    }
+    both.end("what is wrong");
+}
+
+/// `f2b regex` in its own name, as a pipe sees it.
+fn f2b(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_f2b"))
+        .arg("regex")
+        .args(arguments)
+        .envs([("TZ", "UTC"), ("F2B_NOW", NOW)])
+        .env_remove("F2B_USEDNS")
+        .output()
+        .expect("f2b can be started")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a user reads when it fails.
+fn complaint(arguments: &[&str]) -> String {
+    let output = f2b(arguments);
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_person_sees_the_part_that_matched_whom_it_charges_and_what_missed() {
+    let lines = format!("{LINE}\nother\nfrom 192.0.2.9 ignored");
+    let output = f2b(&[&lines, "for <F-USER>\\S+</F-USER> from <HOST>", "ignored$"]);
+    let expected = "\
+Log     2005-08-14 11:59:58 host sshd[1]: Failed password for root from 192.0.2.7 port 4242 ssh2
+Filter  the expression given
+
+Matched
+     1  2005-08-14 11:59:58 host sshd[1]: Failed password for root from 192.0.2.7 port 4242 ssh2
+                                                          ~~~~~~~~~~~~~~~~~~~~~~~
+        failregex 1  192.0.2.7  2005-08-14 11:59:58  user=root
+
+Missed
+     2  other
+     3  from 192.0.2.9 ignored
+
+  Hits    #  failregex
+     1    1  for <F-USER>\\S+</F-USER> from <HOST>
+
+  Hits  date
+     1  {^LN-BEG}ExYear(?P<_sep>[-/.])Month(?P=_sep)Day(?:T|  ?)24hour:Minute:Second(?:[.,]Microseconds)?(?:\\s*Zone offset)?
+
+3 lines: 1 matched, of one offender; 2 missed
+";
+    assert_eq!((stdout(&output).as_str(), output.status.code()), (expected, Some(0)));
+}
+
+#[test]
+fn a_terminal_is_safe_from_what_a_log_contains() {
+    let output = f2b(&["\u{1b}]0;title\u{7} from 192.0.2.7", "from <HOST>"]);
+    assert!(!stdout(&output).contains(['\u{1b}', '\u{7}']), "{output:?}");
+    assert!(stdout(&output).contains("\\u{1b}]0;title\\u{7} from 192.0.2.7"), "{output:?}");
+}
+
+#[test]
+fn nothing_found_is_no_error_and_a_missing_date_is_told() {
+    let output = f2b(&["nothing here", "from <HOST>"]);
+    assert!(output.status.success());
+    assert!(
+        stdout(&output).ends_with("1 line: none matched; 1 missed\nNo line has a date that the filter knows; -d tells what it looks like.\n"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn errors_name_what_is_near_and_where_it_goes_wrong() {
+    assert_eq!(
+        complaint(&["-c", &fail2ban().config().display().to_string(), LINE, "ssh"]),
+        format!(
+            "f2b: there is no filter ssh in {}; did you mean sshd, selinux-ssh?\n",
+            fail2ban().config().display()
+        )
+    );
+    assert_eq!(
+        complaint(&[LINE, "<HOST> port (\\d+"]),
+        "f2b: filter <HOST> port (\\d+: failregex is no regular expression: missing ), unterminated subpattern at character 13\n\n  \
+         <HOST> port (\\d+\n              ^\n"
+    );
+    assert_eq!(complaint(&["/no/such/file", "sshd"]), "f2b: /no/such/file is no file that can be read\n");
+    assert!(complaint(&[LINE, "no host"]).contains("has no <HOST> to tell whose failure it is"));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("log");
+    fs::write(&path, format!("{LINE}\n").repeat(20_000)).expect("it is writable");
+    let script = format!(
+        "{} regex --print-all-matched {} '{EXPRESSION}' 2>{} | head -1; echo ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_f2b"),
+        path.display(),
+        dir.path().join("err").display()
+    );
+    let output = Command::new("bash").arg("-c").arg(script).output().expect("bash is there");
+    assert!(stdout(&output).ends_with("\n0\n"), "{output:?}");
+    assert_eq!(fs::read_to_string(dir.path().join("err")).expect("it was written"), "");
+}
