@@ -113,14 +113,15 @@ impl Services {
 }
 
 /// What the bans of `jail` cover: one scope for each of its firewall actions, without doubles. A jail without any action
-/// (ours are so) bans all ports, or those that its `port` names. None: the jail has actions, and none of them is a
-/// firewall's; fail2ban would only do those, too.
+/// (ours are so) bans all ports, or those that its `port` names if the user wrote that: who runs sshd elsewhere than our
+/// own jails know must not be without a ban. None: the jail has actions, and none of them is a firewall's; fail2ban would
+/// only do those, too.
 ///
 /// # Errors
 /// Ports or a protocol that cannot be banned by, with the place they are written at.
 pub(super) fn scopes(jail: &JailOptions, services: &Services) -> Result<Vec<Scope>> {
     if jail.actions.is_empty() {
-        let Some(port) = &jail.port else {
+        let Some(port) = jail.port.as_ref().filter(|port| !port.is_built_in()) else {
             return Ok(vec![Scope::AllPorts]);
         };
         let protocol = jail.protocol.clone().unwrap_or_else(|| Value::new("tcp", &port.place));
