@@ -3,11 +3,12 @@
 pub mod client;
 pub mod server;
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{ban::Until, xdp::AttachedInterface};
+use crate::{
+    ban::{Subject, Until},
+    xdp::{InterfaceStatus, ScopeStatus},
+};
 
 /// Where the agent listens unless `--socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/f2b/f2b.sock";
@@ -22,8 +23,8 @@ pub enum Request {
     Status,
     JailStatus { jail: String },
     Banned,
-    Ban { jail: String, addresses: Vec<IpAddr> },
-    Unban { addresses: Vec<IpAddr> },
+    Ban { jail: String, addresses: Vec<Subject> },
+    Unban { addresses: Vec<Subject> },
     UnbanAll,
     Reload,
 }
@@ -40,12 +41,12 @@ pub enum Answer {
     /// The end of the new bans, and what was not banned and why.
     BanDone {
         until: Until,
-        banned: Vec<IpAddr>,
+        banned: Vec<Subject>,
         refused: Vec<Refused>,
     },
     /// The addresses that were banned and are free now.
     Unbanned {
-        addresses: Vec<IpAddr>,
+        addresses: Vec<Subject>,
     },
     Reloaded {
         warnings: Vec<String>,
@@ -59,10 +60,15 @@ pub enum Answer {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     pub jails: Vec<String>,
-    pub interfaces: Vec<AttachedInterface>,
-    /// Addresses banned now, and how many fit.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Addresses and prefixes banned now.
     pub banned: usize,
+    /// How many of them are prefixes.
+    pub prefixes: usize,
+    /// How many addresses fit.
     pub capacity: u32,
+    /// What bans cover, and what was dropped because of it.
+    pub scopes: Vec<ScopeStatus>,
     pub packets: Packets,
     pub dry_run: bool,
 }
@@ -73,14 +79,24 @@ pub struct Packets {
     pub passed: u64,
     pub dropped: u64,
     pub lapsed: u64,
+    pub other_ports: u64,
+    pub allowed: u64,
     pub not_ip: u64,
     pub malformed: u64,
 }
 
+impl Packets {
+    /// All that were not dropped.
+    pub fn passed(&self) -> u64 {
+        self.passed + self.lapsed + self.other_ports + self.allowed + self.not_ip + self.malformed
+    }
+}
+
 impl From<f2b_ebpf::Counters> for Packets {
     fn from(counters: f2b_ebpf::Counters) -> Self {
-        let f2b_ebpf::Counters { passed, dropped, lapsed, not_ip, malformed } = counters;
-        Self { passed, dropped, lapsed, not_ip, malformed }
+        let f2b_ebpf::Counters { passed, dropped, lapsed, other_ports, allowed, not_ip, malformed } =
+            counters;
+        Self { passed, dropped, lapsed, other_ports, allowed, not_ip, malformed }
     }
 }
 
@@ -96,13 +112,13 @@ pub struct JailStatus {
     pub currently_banned: usize,
     pub total_banned: u64,
     /// Soonest end first.
-    pub banned: Vec<IpAddr>,
+    pub banned: Vec<Subject>,
 }
 
 /// One ban, as `f2b banned` lists it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BanInfo {
-    pub address: IpAddr,
+    pub address: Subject,
     /// Who asked for it: jails, or `(kernel)` for one found in the map.
     pub jails: Vec<String>,
     pub until: Until,
@@ -113,6 +129,6 @@ pub struct BanInfo {
 /// An address that was not banned.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Refused {
-    pub address: IpAddr,
+    pub address: Subject,
     pub reason: String,
 }

@@ -2,8 +2,8 @@
 //! links beside them because a link survives a change of layout.
 //!
 //! ```text
-//! /sys/fs/bpf/f2b/v1/bans
-//! /sys/fs/bpf/f2b/v1/counters
+//! /sys/fs/bpf/f2b/v2/bans
+//! /sys/fs/bpf/f2b/v2/…
 //! /sys/fs/bpf/f2b/links/eth0
 //! ```
 
@@ -16,20 +16,30 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    maps::{MapInfo, MapType},
-    programs::links::{FdLink, PinnedLink},
+    maps::{MapInfo, MapType, lpm_trie},
+    programs::{
+        SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::qdisc_detach_program,
+    },
 };
-use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, MAX_BANS};
+use f2b_ebpf::{
+    ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTED_INTERFACES, COUNTERS, Counters, EVENT_LIMIT, EVENTS,
+    EVENTS_BYTES, EventLimit, LAYOUT, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PORTS,
+    PREFIXES, PROGRAM_TC, PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope, ScopeCounters, Settings, v1,
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tokio::time::sleep;
+use tracing::debug;
 
-use super::maps_dir;
 use crate::net::{Interface, Net};
 
 /// Where pins live unless `--pin-dir` says otherwise.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/f2b";
 
 const LINKS: &str = "links";
+/// Programs that are attached by a filter of tc, because the kernel has no links for it.
+const CLSACT: &str = "clsact";
 
 /// How long the kernel may take to let go of an unpinned link: milliseconds as a rule.
 const DETACHED_WITHIN: Duration = Duration::from_secs(5);
@@ -52,7 +62,7 @@ impl Pins {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         check_bpffs(dir)?;
         let mut pins = Self { dir: dir.to_owned(), made: Vec::new(), lock: None };
-        for dir in [dir.to_owned(), maps_dir(dir), dir.join(LINKS)] {
+        for dir in [dir.to_owned(), layout_dir(dir, LAYOUT), dir.join(LINKS)] {
             match fs::create_dir(&dir) {
                 Ok(()) => pins.made.push(dir),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -63,25 +73,88 @@ impl Pins {
                 ),
             }
         }
+        pins.refuse_newer()?;
         pins.lock =
             Some(lock(dir).map_err(|error| anyhow!("{error:#}, or give this one another --pin-dir"))?);
         Ok(pins)
     }
 
-    /// The pin of `map`, checked: aya opens a pin unseen, and a look-up through another layout overwrites memory.
-    pub(super) fn map(&mut self, map: &Map) -> Result<PathBuf> {
-        let path = maps_dir(&self.dir).join(map.name);
-        if path.exists() {
-            map.check(&path)?;
-        } else {
-            self.made.push(path.clone());
+    /// The pin of `map` with this many entries, checked: aya opens a pin unseen, and a look-up through another layout
+    /// overwrites memory.
+    pub(super) fn map(&mut self, map: &Map, max_entries: u32) -> Result<Pin> {
+        let path = self.maps().join(map.name);
+        if !path.exists() {
+            return Ok(Pin::Missing(path));
         }
-        Ok(path)
+        let found = map.check(&path, max_entries)?;
+        Ok(if found == max_entries { Pin::Same(path) } else { Pin::Resized(path) })
     }
 
-    /// The pin of the link on `interface`. The BPF file system reserves dots in names.
+    /// The pin of `map` in the layout before this one, checked.
+    pub(super) fn old_map(&self, map: &Map) -> Result<Option<PathBuf>> {
+        let path = layout_dir(&self.dir, v1::LAYOUT).join(map.name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        map.check(&path, map.max_entries)?;
+        Ok(Some(path))
+    }
+
+    /// Pins a map that is complete, in the place of the one that may be pinned there: in one step, so that there is
+    /// always a complete one.
+    pub(super) fn put(&mut self, map: &aya::maps::Map, path: &Path) -> Result<()> {
+        let new = path.with_file_name("new");
+        if new.exists() {
+            fs::remove_file(&new).with_context(|| format!("removing {}", new.display()))?;
+        }
+        map.pin(&new).with_context(|| format!("pinning {}", new.display()))?;
+        if !path.exists() {
+            self.made.push(path.to_owned());
+        }
+        fs::rename(&new, path).with_context(|| format!("pinning {}", path.display()))
+    }
+
+    /// Removes the layout before this one, once nothing works with it any more.
+    pub(super) fn remove_old_layout(&self) -> Result<()> {
+        let dir = layout_dir(&self.dir, v1::LAYOUT);
+        if dir.exists() {
+            remove_all(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Where the maps are.
+    fn maps(&self) -> PathBuf {
+        layout_dir(&self.dir, LAYOUT)
+    }
+
+    /// The pin of the link on `interface`.
     pub(super) fn link(&self, interface: &str) -> PathBuf {
-        self.dir.join(LINKS).join(interface.replace('%', "%25").replace('.', "%2e"))
+        self.dir.join(LINKS).join(pin_name(interface))
+    }
+
+    /// A newer f2b's maps hold bans that this one cannot read.
+    fn refuse_newer(&self) -> Result<()> {
+        for path in entries(&self.dir)? {
+            if let Some(version) = layout_version(&path).filter(|version| *version > LAYOUT) {
+                bail!(
+                    "{} is of a newer f2b (layout {version}, this one has {LAYOUT}); use that one, \
+                     or remove its bans from the kernel with `f2b detach`",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The pin of the program that a filter on `interface` has.
+    pub(super) fn clsact(&mut self, interface: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(CLSACT);
+        if !dir.exists() {
+            fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+            self.made.push(dir.clone());
+        }
+        Ok(dir.join(pin_name(interface)))
     }
 
     /// Notes a pin made since, to be removed if the start fails.
@@ -101,11 +174,29 @@ impl Drop for Pins {
     }
 }
 
+/// An interface's name as a pin's: the BPF file system reserves dots.
+fn pin_name(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+fn interface_name(pin: &Path) -> String {
+    pin.file_name().unwrap_or_default().to_string_lossy().replace("%2e", ".").replace("%25", "%")
+}
+
 /// Removes files and directories, last made first. Best effort: it runs when something else has failed already.
 fn unmake(made: &[PathBuf]) {
     for path in made.iter().rev() {
         drop(if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) });
     }
+}
+
+/// What there is of a map.
+pub(super) enum Pin {
+    /// Nothing yet; here it belongs.
+    Missing(PathBuf),
+    Same(PathBuf),
+    /// The map with another number of entries.
+    Resized(PathBuf),
 }
 
 /// A pinned map as this program knows it.
@@ -114,41 +205,51 @@ pub(super) struct Map {
     kind: MapType,
     key_size: usize,
     value_size: usize,
-    max_entries: u32,
+    pub(super) max_entries: u32,
 }
 
-pub(super) const MAPS: [Map; 2] = [
-    Map {
-        name: BANS,
-        kind: MapType::Hash,
-        key_size: size_of::<BanKey>(),
-        value_size: size_of::<BanEntry>(),
-        max_entries: MAX_BANS,
-    },
-    Map {
-        name: COUNTERS,
-        kind: MapType::PerCpuArray,
-        key_size: size_of::<u32>(),
-        value_size: size_of::<Counters>(),
-        max_entries: 1,
-    },
+impl Map {
+    const fn new<K, V>(name: &'static str, kind: MapType, max_entries: u32) -> Self {
+        Self { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
+    }
+}
+
+pub(super) const MAPS: [Map; 10] = [
+    Map::new::<BanKey, BanEntry>(BANS, MapType::Hash, MAX_BANS),
+    Map::new::<lpm_trie::Key<BanKey>, BanEntry>(PREFIXES, MapType::LpmTrie, MAX_PREFIXES),
+    Map::new::<lpm_trie::Key<BanKey>, AllowEntry>(ALLOWED, MapType::LpmTrie, MAX_ALLOWED),
+    Map::new::<u32, PortScopes>(PORTS, MapType::Array, PORT_COUNT),
+    Map::new::<u32, Scope>(SCOPES, MapType::Array, MAX_SCOPES),
+    Map::new::<u32, ScopeCounters>(SCOPE_COUNTERS, MapType::PerCpuArray, MAX_SCOPES),
+    Map::new::<u32, Counters>(COUNTERS, MapType::PerCpuArray, COUNTED_INTERFACES),
+    Map::new::<u32, Settings>(SETTINGS, MapType::Array, 1),
+    Map::new::<(), ()>(EVENTS, MapType::RingBuf, EVENTS_BYTES),
+    Map::new::<u32, EventLimit>(EVENT_LIMIT, MapType::PerCpuArray, 1),
 ];
 
+/// The maps of layout 1 that are taken over.
+pub(super) const V1_BANS: Map = Map::new::<BanKey, v1::Ban>(BANS, MapType::Hash, MAX_BANS);
+pub(super) const V1_COUNTERS: Map = Map::new::<u32, v1::Counters>(COUNTERS, MapType::PerCpuArray, 1);
+
 impl Map {
-    fn check(&self, path: &Path) -> Result<()> {
+    /// Returns how many entries the pinned map has.
+    fn check(&self, path: &Path, max_entries: u32) -> Result<u32> {
         let info =
             MapInfo::from_pin(path).with_context(|| format!("opening the pinned map {}", path.display()))?;
         let kind = info.map_type().context("a kind of map that f2b does not know")?;
-        let found = layout(kind, info.key_size() as usize, info.value_size() as usize, info.max_entries());
-        let ours = layout(self.kind, self.key_size, self.value_size, self.max_entries);
-        if found != ours {
+        let (key_size, value_size) = (info.key_size() as usize, info.value_size() as usize);
+        let found = layout(kind, key_size, value_size, info.max_entries());
+        // The map of bans may have any number of entries.
+        let entries = if self.name == BANS { info.max_entries() } else { max_entries };
+        if found != layout(self.kind, self.key_size, self.value_size, entries) {
+            let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
             bail!(
                 "the pinned map {} has another layout ({found}; this f2b has {ours}); remove it with `f2b detach`, \
                  or choose another place with --pin-dir",
                 path.display(),
             );
         }
-        Ok(())
+        Ok(info.max_entries())
     }
 }
 
@@ -169,14 +270,11 @@ pub async fn detach(dir: &Path, net: &Net) -> Result<Vec<PathBuf>> {
     let _lock = lock(dir)?;
     let programs = linked_programs(&dir.join(LINKS))?;
     let mut removed = Vec::new();
-    let mut dirs = vec![dir.join(LINKS)];
+    remove_filters(&dir.join(CLSACT))?;
+    let mut dirs = vec![dir.join(LINKS), dir.join(CLSACT)];
     dirs.extend(entries(dir)?.into_iter().filter(|path| is_layout(path)));
     for dir in dirs.into_iter().filter(|dir| dir.exists()) {
-        for pin in entries(&dir)? {
-            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
-            removed.push(pin);
-        }
-        fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        removed.extend(remove_all(&dir)?);
     }
     wait_until_gone(&programs, net).await?;
     match fs::remove_dir(dir) {
@@ -185,6 +283,36 @@ pub async fn detach(dir: &Path, net: &Net) -> Result<Vec<PathBuf>> {
         }
         _ => Ok(removed),
     }
+}
+
+/// Whether a link of tc has one of `programs` on `interface`. Kernels before 6.6 have no such links.
+fn runs_in_tc(interface: &Interface, programs: &[u32]) -> bool {
+    let attached = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress);
+    attached.is_ok_and(|(_, attached)| attached.iter().any(|program| programs.contains(&program.id())))
+}
+
+/// Removes the filters whose programs are pinned in `dir`.
+fn remove_filters(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for pin in entries(dir)? {
+        let interface = interface_name(&pin);
+        if let Err(error) = qdisc_detach_program(&interface, TcAttachType::Ingress, PROGRAM_TC) {
+            debug!(interface, "There is no filter to remove: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory and the pins in it, which are returned.
+fn remove_all(dir: &Path) -> Result<Vec<PathBuf>> {
+    let pins = entries(dir)?;
+    for pin in &pins {
+        fs::remove_file(pin).with_context(|| format!("removing {}", pin.display()))?;
+    }
+    fs::remove_dir(dir).with_context(|| format!("removing {}", dir.display()))?;
+    Ok(pins)
 }
 
 /// The programs behind the links that are pinned in `dir`.
@@ -205,14 +333,15 @@ async fn wait_until_gone(programs: &[u32], net: &Net) -> Result<()> {
     loop {
         let interfaces = net.interfaces().await?;
         let attached = |interface: &&Interface| {
-            interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id))
+            let in_xdp = interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id));
+            in_xdp || runs_in_tc(interface, programs)
         };
         let Some(interface) = interfaces.iter().find(attached) else {
             return Ok(());
         };
         if Instant::now() > end {
             bail!(
-                "interface {} still has the XDP program, which another process must be holding; \
+                "interface {} still has the program, which another process must be holding; \
                  `bpftool link show` tells which",
                 interface.name
             );
@@ -223,8 +352,16 @@ async fn wait_until_gone(programs: &[u32], net: &Net) -> Result<()> {
 
 /// Whether `path` is the map directory of some layout: `v1`, `v2`, ….
 fn is_layout(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok())
+    layout_version(path).is_some()
+}
+
+fn layout_version(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()
+}
+
+/// The map directory of a layout below the pin directory.
+fn layout_dir(pin_dir: &Path, layout: u32) -> PathBuf {
+    pin_dir.join(format!("v{layout}"))
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
