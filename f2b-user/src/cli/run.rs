@@ -42,7 +42,7 @@ pub(super) struct Run {
     /// Decide everything, enforce nothing; needs no root
     #[arg(long)]
     dry_run: bool,
-    /// Log every dropped packet (for debugging: a flood floods the log)
+    /// Log a sample of the packets that are dropped: up to 100 a second on each CPU
     #[arg(long)]
     log_drops: bool,
 }

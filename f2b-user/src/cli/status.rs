@@ -44,7 +44,7 @@ fn agent(status: &control::Status) -> String {
         status.banned,
         status.capacity,
         packets.dropped,
-        packets.passed + packets.lapsed + packets.not_ip + packets.malformed,
+        packets.passed(),
     )
 }
 

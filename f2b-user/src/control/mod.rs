@@ -73,14 +73,24 @@ pub struct Packets {
     pub passed: u64,
     pub dropped: u64,
     pub lapsed: u64,
+    pub other_ports: u64,
+    pub allowed: u64,
     pub not_ip: u64,
     pub malformed: u64,
 }
 
+impl Packets {
+    /// All that were not dropped.
+    pub fn passed(&self) -> u64 {
+        self.passed + self.lapsed + self.other_ports + self.allowed + self.not_ip + self.malformed
+    }
+}
+
 impl From<f2b_ebpf::Counters> for Packets {
     fn from(counters: f2b_ebpf::Counters) -> Self {
-        let f2b_ebpf::Counters { passed, dropped, lapsed, not_ip, malformed } = counters;
-        Self { passed, dropped, lapsed, not_ip, malformed }
+        let f2b_ebpf::Counters { passed, dropped, lapsed, other_ports, allowed, not_ip, malformed } =
+            counters;
+        Self { passed, dropped, lapsed, other_ports, allowed, not_ip, malformed }
     }
 }
 

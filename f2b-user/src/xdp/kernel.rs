@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -18,17 +18,19 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use aya_log::EbpfLogger;
-use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, FOREVER, MAX_BANS, PROGRAM};
+use f2b_ebpf::{
+    ALL_PORTS, BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, FOREVER, MAX_BANS, PROGRAM, SETTINGS,
+    Settings, Slot,
+};
 use nix::{
     errno::Errno,
     time::{ClockId, clock_gettime},
 };
-use tokio::time::interval;
 use tracing::{info, warn};
 
 use super::{
     AttachedInterface, BanMap, MapBan, Mode,
+    events::{self, LOGGED_PER_SECOND},
     pins::{MAPS, Pins},
 };
 use crate::{
@@ -38,13 +40,6 @@ use crate::{
 
 /// The compiled kernel half, as it is loaded; public for tests that run frames through it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/f2b"));
-
-/// aya-log's levels as the program knows them.
-const LOG_NOTHING: u8 = 0;
-const LOG_INFO: u8 = 3;
-
-/// How often the program's log is copied into the agent's.
-const LOG_EVERY: Duration = Duration::from_millis(100);
 
 /// How the kernel half is set up.
 #[derive(Clone, Debug)]
@@ -62,6 +57,7 @@ pub struct Options {
 pub struct Kernel {
     bans: HashMap<MapData, BanKey, BanEntry>,
     counters: PerCpuArray<MapData, Counters>,
+    settings: Array<MapData, Settings>,
     ebpf: Ebpf,
     attached: Vec<AttachedInterface>,
     to_attach: Vec<(Interface, Plan)>,
@@ -93,8 +89,6 @@ impl Kernel {
             to_attach.push((interface, plan));
         }
         let mut loader = EbpfLoader::new();
-        let level = if options.log_drops { &LOG_INFO } else { &LOG_NOTHING };
-        loader.override_global(aya_log::LEVEL, level, true);
         for map in &MAPS {
             loader.map_pin_path(map.name, pins.map(map)?);
         }
@@ -102,8 +96,9 @@ impl Kernel {
         let bans = HashMap::try_from(take_map(&mut ebpf, BANS)?)?;
         let counters = PerCpuArray::try_from(take_map(&mut ebpf, COUNTERS)?)?;
         program(&mut ebpf)?.load().context("the kernel's verifier refuses the XDP program")?;
+        let settings = Array::try_from(take_map(&mut ebpf, SETTINGS)?)?;
         let Options { mode, log_drops, .. } = options;
-        Ok(Self { bans, counters, ebpf, attached: Vec::new(), to_attach, mode, log_drops, pins })
+        Ok(Self { bans, counters, settings, ebpf, attached: Vec::new(), to_attach, mode, log_drops, pins })
     }
 
     /// Puts the program on its interfaces. From here on the maps count.
@@ -135,9 +130,12 @@ impl Kernel {
             self.attached.push(AttachedInterface { name: interface.name, mode });
         }
         self.pins.keep();
+        let mut settings = Settings::default();
         if self.log_drops {
             self.log_drops()?;
+            settings.events_per_second = LOGGED_PER_SECOND;
         }
+        self.set_settings(settings)?;
         Ok(())
     }
 
@@ -181,17 +179,15 @@ impl Kernel {
         Ok((link.try_into()?, Mode::Generic))
     }
 
-    /// Copies what the program logs into the agent's log.
+    /// Has the programs report a sample of what they drop, and logs it.
     fn log_drops(&mut self) -> Result<()> {
-        let mut logger = EbpfLogger::init(&mut self.ebpf).context("opening the program's log")?;
-        tokio::spawn(async move {
-            let mut tick = interval(LOG_EVERY);
-            loop {
-                tick.tick().await;
-                logger.flush();
-            }
-        });
+        events::log(RingBuf::try_from(take_map(&mut self.ebpf, EVENTS)?)?);
         Ok(())
+    }
+
+    /// Tells the programs what to look for.
+    fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        self.settings.set(0, settings, 0).context("writing the settings")
     }
 }
 
@@ -199,11 +195,12 @@ impl BanMap for Kernel {
     fn set(&mut self, address: IpAddr, until: Until, now: SystemTime) -> Result<()> {
         let key = BanKey::from(address);
         let now_ns = monotonic_ns()?;
-        let packets = match self.bans.get(&key, 0) {
-            Ok(entry) if entry.ends_ns > now_ns => entry.packets,
-            _ => 0,
+        let mut entry = match self.bans.get(&key, 0) {
+            Ok(entry) if entry.scopes_at(now_ns) != 0 => entry,
+            _ => BanEntry::default(),
         };
-        let entry = BanEntry { ends_ns: ends_ns(until, now, now_ns), packets };
+        entry.slots = Default::default();
+        entry.slots[0] = Slot { ends_ns: ends_ns(until, now, now_ns), scopes: 1 << ALL_PORTS };
         self.bans.insert(key, entry, 0).map_err(|error| match errno(&error) {
             Some(Errno::E2BIG) => anyhow!("the map of bans is full ({MAX_BANS}); {address} is not banned"),
             _ => anyhow!(error).context(format!("banning {address}")),
@@ -222,21 +219,21 @@ impl BanMap for Kernel {
         let now_ns = monotonic_ns()?;
         let bans = self.bans.iter().map(|entry| {
             let (key, entry) = entry?;
-            let until = until(entry.ends_ns, now, now_ns);
+            let ends = entry.slots.iter().map(|slot| slot.ends_ns).max();
+            let until = until(ends.unwrap_or_default(), now, now_ns);
             Ok(MapBan { address: key.into(), until, packets: entry.packets })
         });
         bans.collect::<Result<_, MapError>>().context("reading the map of bans")
     }
 
     fn counters(&self) -> Result<Counters> {
-        let per_cpu = self.counters.get(&0, 0).context("reading the counters")?;
-        Ok(per_cpu.iter().fold(Counters::default(), |sum, cpu| Counters {
-            passed: sum.passed + cpu.passed,
-            dropped: sum.dropped + cpu.dropped,
-            lapsed: sum.lapsed + cpu.lapsed,
-            not_ip: sum.not_ip + cpu.not_ip,
-            malformed: sum.malformed + cpu.malformed,
-        }))
+        let mut sum = Counters::default();
+        for per_cpu in self.counters.iter() {
+            for cpu in per_cpu.context("reading the counters")?.iter() {
+                sum += *cpu;
+            }
+        }
+        Ok(sum)
     }
 
     fn interfaces(&self) -> &[AttachedInterface] {

@@ -3,6 +3,7 @@
 //! [`BanMap`] is the one narrow door to it: the agent decides, the map holds. [`Kernel`] is the real one, [`DryRun`]
 //! only remembers.
 
+mod events;
 mod kernel;
 mod pins;
 

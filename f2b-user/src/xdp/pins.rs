@@ -14,8 +14,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::maps::{MapInfo, MapType};
-use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, MAX_BANS};
+use aya::maps::{MapInfo, MapType, lpm_trie};
+use f2b_ebpf::{
+    ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTED_INTERFACES, COUNTERS, Counters, EVENT_LIMIT, EVENTS,
+    EVENTS_BYTES, EventLimit, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PORTS, PREFIXES,
+    PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope, ScopeCounters, Settings,
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::maps_dir;
@@ -108,21 +112,23 @@ pub(super) struct Map {
     max_entries: u32,
 }
 
-pub(super) const MAPS: [Map; 2] = [
-    Map {
-        name: BANS,
-        kind: MapType::Hash,
-        key_size: size_of::<BanKey>(),
-        value_size: size_of::<BanEntry>(),
-        max_entries: MAX_BANS,
-    },
-    Map {
-        name: COUNTERS,
-        kind: MapType::PerCpuArray,
-        key_size: size_of::<u32>(),
-        value_size: size_of::<Counters>(),
-        max_entries: 1,
-    },
+impl Map {
+    const fn new<K, V>(name: &'static str, kind: MapType, max_entries: u32) -> Self {
+        Self { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
+    }
+}
+
+pub(super) const MAPS: [Map; 10] = [
+    Map::new::<BanKey, BanEntry>(BANS, MapType::Hash, MAX_BANS),
+    Map::new::<lpm_trie::Key<BanKey>, BanEntry>(PREFIXES, MapType::LpmTrie, MAX_PREFIXES),
+    Map::new::<lpm_trie::Key<BanKey>, AllowEntry>(ALLOWED, MapType::LpmTrie, MAX_ALLOWED),
+    Map::new::<u32, PortScopes>(PORTS, MapType::Array, PORT_COUNT),
+    Map::new::<u32, Scope>(SCOPES, MapType::Array, MAX_SCOPES),
+    Map::new::<u32, ScopeCounters>(SCOPE_COUNTERS, MapType::PerCpuArray, MAX_SCOPES),
+    Map::new::<u32, Counters>(COUNTERS, MapType::PerCpuArray, COUNTED_INTERFACES),
+    Map::new::<u32, Settings>(SETTINGS, MapType::Array, 1),
+    Map::new::<(), ()>(EVENTS, MapType::RingBuf, EVENTS_BYTES),
+    Map::new::<u32, EventLimit>(EVENT_LIMIT, MapType::PerCpuArray, 1),
 ];
 
 impl Map {
