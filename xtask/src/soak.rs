@@ -6,12 +6,16 @@ use crate::{
     step::{self, Step},
 };
 
-/// What the test reads; without it, it does a short form.
+/// What the tests read; without it, they do a short form.
 const ROUNDS_VARIABLE: &str = "F2B_SOAK_ROUNDS";
+const FRAMES_VARIABLE: &str = "F2B_FUZZ_FRAMES";
 
 xflags::xflags! {
-    /// The long form of tests that CI runs in a short one: agents killed and started under a flood.
+    /// The long form of tests that CI runs in a short one: random frames that the programs and a model must agree on,
+    /// agents killed and started under a flood.
     cmd soak {
+        /// How many frames (default: 10 million, a few minutes).
+        optional --frames frames: u64
         /// How many agents (default: 300, about a second each).
         optional --rounds rounds: u32
         /// Should this machine lack anything, only say what, and fail.
@@ -22,9 +26,12 @@ xflags::xflags! {
 impl Soak {
     pub(crate) fn run(self) -> Result<()> {
         setup::ensure(Need::Tests, Mode::new(self.no_install))?;
+        let mut frames = cargo::test_as_root("packet_fuzz")?;
+        frames.arg("--release");
+        frames.env(FRAMES_VARIABLE, self.frames.unwrap_or(10_000_000).to_string());
         let mut kills = cargo::test_as_root("restart")?;
         kills.args(["--release", "--", "no_banned_packet_passes"]);
         kills.env(ROUNDS_VARIABLE, self.rounds.unwrap_or(300).to_string());
-        step::run_all(vec![Step::new("kills", kills)])
+        step::run_all(vec![Step::new("frames", frames), Step::new("kills", kills)])
     }
 }
