@@ -1,7 +1,7 @@
 //! `cargo xtask COMMAND`: one word from a fresh machine to a built, running or tested f2b.
 //!
 //! - [`setup`]: finds what the machine lacks and installs it; every other command begins with it
-//! - [`build`], [`run`], [`lint`], [`test`], [`soak`], [`demo`]: one command each, with its options
+//! - [`build`], [`run`], [`lint`], [`test`], [`soak`], [`bench`], [`demo`]: one command each, with its options
 //! - [`cargo`]: cargo's command lines, and what it knows about this workspace
 //! - [`privilege`]: how to become root
 //! - [`step`]: commands run one after the other, timed
@@ -10,6 +10,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod build;
 mod cargo;
 mod demo;
@@ -34,6 +35,7 @@ Usage: cargo xtask COMMAND [OPTIONS]
   lint    formatting, and clippy on both sides of the kernel line
   test    lint, then all tests; those of the kernel side as root
   soak    the long forms of tests that CI runs in short ones
+  bench   measure: cargo xtask bench packet
   demo    an attack and its ban, played in network namespaces
 
 Every command sets the machine up first; with --no-install it stops where that would change anything.
@@ -59,6 +61,7 @@ fn dispatch(mut args: impl Iterator<Item = OsString>) -> Result<()> {
         "lint" => options(lint::Lint::from_vec(args)).run(),
         "test" => options(test::Test::from_vec(args)).run(),
         "soak" => options(soak::Soak::from_vec(args)).run(),
+        "bench" => options(bench::Bench::from_vec(args)).run(),
         "demo" => options(demo::Demo::from_vec(args)).run(),
         "help" | "-h" | "--help" => {
             println!("{HELP}");

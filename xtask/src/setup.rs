@@ -45,6 +45,8 @@ pub(crate) enum Need {
     Lint,
     Run,
     Tests,
+    /// The lab of the tests, and the firewalls to compare with.
+    Bench,
 }
 
 impl Need {
@@ -54,7 +56,7 @@ impl Need {
 
     /// Loads programs into this machine's kernel.
     fn enforces(self) -> bool {
-        matches!(self, Self::Run | Self::Tests)
+        matches!(self, Self::Run | Self::Tests | Self::Bench)
     }
 }
 

@@ -24,6 +24,8 @@ const TO_TEST: &[&str] = &[
     "systemd-journal-remote",
     "util-linux",
 ];
+/// What a packet bench compares with. `ethtool` gives a veth a receive path of its own.
+const TO_BENCH: &[&str] = &["ethtool", "ipset", "iptables", "nftables", "xdp-tools"];
 
 #[derive(Debug, PartialEq)]
 pub(super) struct Plan {
@@ -86,8 +88,11 @@ fn packages(facts: &Facts, need: Need) -> Vec<Step> {
     if need.lints() && !facts.rustup && !facts.lint_tools {
         want(TO_LINT_WITHOUT_RUSTUP);
     }
-    if need == Need::Tests {
+    if matches!(need, Need::Tests | Need::Bench) {
         want(TO_TEST);
+    }
+    if need == Need::Bench {
+        want(TO_BENCH);
     }
     wanted.retain(|name| !facts.packages.contains(name));
 
@@ -169,7 +174,7 @@ mod tests {
     use super::*;
 
     fn complete() -> Facts {
-        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST].concat();
+        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST, TO_BENCH].concat();
         Facts {
             packages: packages.into_iter().map(str::to_owned).collect(),
             rustup: true,
@@ -188,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_complete_machine_needs_nothing() {
-        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests] {
+        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests, Need::Bench] {
             assert!(commands(&complete(), need, Privilege::Root).is_empty());
         }
     }
