@@ -8,7 +8,7 @@ use std::{fmt::Write as _, fs, net::Ipv4Addr};
 use aya::{
     Ebpf, EbpfLoader,
     maps::HashMap,
-    programs::{Xdp, XdpMode},
+    programs::{SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
 use f2b::xdp::OBJECT;
 use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, Slot};
@@ -28,6 +28,7 @@ pub(crate) enum Kind {
     BareDrop,
     F2bNative,
     F2bGeneric,
+    F2bTc,
     XdpFilter,
     NftIngress,
     NftPrerouting,
@@ -35,8 +36,11 @@ pub(crate) enum Kind {
     NftInput,
     /// The rule and the set of fail2ban's `iptables-ipset-proto6`.
     Ipset,
-    /// A rule for each ban, in a chain of the jail's, as fail2ban's `iptables-multiport` does it.
+    /// A rule for each ban, in a chain of the jail's, as fail2ban's `iptables-multiport` does it with Debian's
+    /// `iptables`, which hands them to nftables.
     Iptables,
+    /// The same with the `iptables` of old.
+    IptablesLegacy,
 }
 
 /// A contender, holding so many bans.
@@ -57,6 +61,7 @@ impl Contender {
             (Kind::BareDrop, &[0]),
             (Kind::F2bNative, SETS),
             (Kind::F2bGeneric, SETS),
+            (Kind::F2bTc, SETS),
             // Its map has room for ten thousand.
             (Kind::XdpFilter, &[1_000]),
             (Kind::NftIngress, SETS),
@@ -64,6 +69,7 @@ impl Contender {
             (Kind::NftInput, SETS),
             (Kind::Ipset, SETS),
             (Kind::Iptables, &[100, 1_000, 8_000]),
+            (Kind::IptablesLegacy, &[8_000]),
             (Kind::Nothing, &[0]),
         ];
         let all = parts.iter().flat_map(|(kind, bans)| bans.iter().map(|&bans| Self { kind: *kind, bans }));
@@ -76,12 +82,14 @@ impl Contender {
             Kind::BareDrop => "bare XDP_DROP",
             Kind::F2bNative => "f2b native",
             Kind::F2bGeneric => "f2b generic",
+            Kind::F2bTc => "f2b tc",
             Kind::XdpFilter => "xdp-filter",
             Kind::NftIngress => "nft set, ingress",
             Kind::NftPrerouting => "nft set, prerouting",
             Kind::NftInput => "nft set, as fail2ban",
             Kind::Ipset => "ipset, as fail2ban",
             Kind::Iptables => "iptables, as fail2ban",
+            Kind::IptablesLegacy => "iptables-legacy, the same",
         }
     }
 
@@ -115,6 +123,7 @@ impl Contender {
             }
             Kind::F2bNative => Some(self.f2b(lab, XdpMode::Driver)),
             Kind::F2bGeneric => Some(self.f2b(lab, XdpMode::Skb)),
+            Kind::F2bTc => Some(self.f2b_tc(lab)),
             Kind::XdpFilter => {
                 run(lab, "xdp-filter load --mode native --features ipv4 eth0");
                 let addresses: Vec<_> = self.addresses().map(|address| address.to_string()).collect();
@@ -145,7 +154,11 @@ impl Contender {
                 None
             }
             Kind::Iptables => {
-                self.iptables(lab);
+                self.iptables(lab, "iptables");
+                None
+            }
+            Kind::IptablesLegacy => {
+                self.iptables(lab, "iptables-legacy");
                 None
             }
         }
@@ -161,6 +174,17 @@ impl Contender {
         let program: &mut Xdp =
             ebpf.program_mut(f2b_ebpf::PROGRAM).expect("it has it").try_into().expect("XDP");
         attach(lab, program, mode);
+        ebpf
+    }
+
+    fn f2b_tc(&self, lab: &Lab) -> Ebpf {
+        let mut ebpf = load_f2b(self.bans);
+        let program = ebpf.program_mut(f2b_ebpf::PROGRAM_TC).expect("it has it");
+        let program: &mut SchedClassifier = program.try_into().expect("it is for tc");
+        program.load().expect("the verifier takes the program");
+        lab.inside(Host::Server, || {
+            program.attach("eth0", TcAttachType::Ingress).expect("Linux 6.6 or newer has tcx");
+        });
         ebpf
     }
 
@@ -196,12 +220,12 @@ impl Contender {
         run(
             lab,
             &format!(
-                "iptables-legacy -I INPUT -p udp -m multiport --dports {SERVER_PORT} -m set --match-set f2b src -j DROP"
+                "iptables -I INPUT -p udp -m multiport --dports {SERVER_PORT} -m set --match-set f2b src -j DROP"
             ),
         );
     }
 
-    fn iptables(&self, lab: &Lab) {
+    fn iptables(&self, lab: &Lab, command: &str) {
         let mut rules =
             format!("*filter\n:f2b - [0:0]\n-I INPUT -p udp -m multiport --dports {SERVER_PORT} -j f2b\n");
         for address in self.addresses() {
@@ -210,7 +234,7 @@ impl Contender {
         rules.push_str("-A f2b -j RETURN\nCOMMIT\n");
         let file = lab.dir().join("rules.iptables");
         fs::write(&file, rules).expect("the lab's directory is writable");
-        run(lab, &format!("iptables-legacy-restore <{}", file.display()));
+        run(lab, &format!("{command}-restore <{}", file.display()));
     }
 }
 

@@ -220,6 +220,12 @@ fn give(thread: Pid, precedence: Precedence) {
     Errno::result(result).expect("root may schedule threads");
 }
 
+/// Takes the server's CPU for the present thread, before everything else.
+pub(crate) fn take_server() {
+    pin_to_server();
+    give(Pid::from_raw(0), Precedence::First(1));
+}
+
 /// Gives the present thread to the server's CPU.
 pub(crate) fn pin_to_server() {
     pin(Pid::from_raw(0), SERVER);

@@ -216,6 +216,7 @@ impl Report {
             ("an nft set at prerouting", Kind::NftPrerouting, 5.0),
             ("ipset", Kind::Ipset, 7.0),
             ("8000 iptables rules", Kind::Iptables, 50.0),
+            ("8000 iptables-legacy rules", Kind::IptablesLegacy, 50.0),
         ];
         for (who, kind, times) in rivals {
             for cold in [false, true] {
@@ -243,7 +244,7 @@ impl Report {
         let area = SVGBackend::with_string(&mut svg, (900, height)).into_drawing_area();
         area.fill(&WHITE).expect("a String takes all");
         let mut chart = ChartBuilder::on(&area)
-            .caption("CPU time per dropped packet (logarithmic)", ("sans-serif", 22))
+            .caption("CPU time per dropped packet, each from a random banned address", ("sans-serif", 22))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(250)
@@ -260,7 +261,7 @@ impl Report {
         chart
             .configure_mesh()
             .disable_y_mesh()
-            .x_desc("nanoseconds of one CPU")
+            .x_desc("nanoseconds of one CPU (logarithmic)")
             .x_label_formatter(&|ns| format!("{ns:.0}"))
             .y_labels(rows.len())
             .y_label_formatter(&label)
@@ -268,7 +269,7 @@ impl Report {
             .draw()
             .expect("a String takes all");
         let bars = rows.iter().enumerate().map(|(at, row)| {
-            let ours = matches!(row.contender.kind, Kind::F2bNative | Kind::F2bGeneric);
+            let ours = matches!(row.contender.kind, Kind::F2bNative | Kind::F2bGeneric | Kind::F2bTc);
             let color = if ours { RGBColor(206, 76, 36) } else { RGBColor(120, 140, 160) };
             let corners =
                 [(least, SegmentValue::Exact(at)), (row.ns_per_packet, SegmentValue::Exact(at + 1))];
