@@ -47,11 +47,30 @@ fn a_foreign_xdp_program_is_named_and_never_evicted() {
     let lab = Lab::network_only();
     let _foreign = attach_foreign_program(&lab, "eth0");
     let id = id_of_program_on(&lab, "eth0");
-    let error = refused(&lab, &["run"]);
-    let named =
-        format!(r#"interface eth0 already has the XDP program "fw0" (id {id}), which f2b will not evict;"#);
-    assert_begins(&error, &named);
-    assert_eq!(id_of_program_on(&lab, "eth0"), id);
+    for mode in ["native", "generic"] {
+        let error = refused(&lab, &["run", "--mode", mode]);
+        let named = format!(
+            r#"interface eth0 already has the XDP program "fw0" (id {id}), which f2b will not evict;"#
+        );
+        assert_begins(&error, &named);
+        assert_eq!(id_of_program_on(&lab, "eth0"), id);
+    }
+}
+
+#[test]
+fn an_interface_without_ethernet_frames_is_refused() {
+    let lab = Lab::network_only();
+    sh(&lab, "ip tuntap add tun0 mode tun");
+    let error = refused(&lab, &["run", "-i", "tun0"]);
+    assert_begins(&error, "interface tun0 has no Ethernet frames to look into; protect the interface");
+}
+
+#[test]
+fn an_interface_without_ethernet_frames_is_refused() {
+    let lab = Lab::network_only();
+    sh(&lab, "mkdir /dev/net; mknod /dev/net/tun c 10 200; ip tuntap add tun0 mode tun");
+    let error = refused(&lab, &["run", "-i", "tun0"]);
+    assert_begins(&error, "interface tun0 has no Ethernet frames to look into; protect the interface");
 }
 
 #[test]
@@ -120,7 +139,7 @@ fn pins_need_a_bpf_file_system() {
 #[test]
 fn a_pinned_map_of_another_layout_is_left_alone() {
     let lab = Lab::network_only();
-    let pin = Path::new(PINS).join("v1/bans");
+    let pin = Path::new(PINS).join("v2/bans");
     lab.inside(Host::Server, || {
         fs::create_dir_all(pin.parent().expect("it has one")).expect("root may make pins");
         let map = HashMap::<_, u32, u64>::create(16, 0).expect("the kernel makes the map");
@@ -138,11 +157,19 @@ fn a_pinned_map_of_another_layout_is_left_alone() {
 #[test]
 fn a_pinned_map_of_another_type_is_left_alone() {
     let lab = Lab::network_only();
-    let pin = format!("{PINS}/v1/bans");
-    let like_ours = "key 16 value 16 entries 131072 name bans";
-    sh(&lab, &format!("mkdir -p {PINS}/v1; bpftool map create {pin} type lru_hash {like_ours}"));
+    let pin = format!("{PINS}/v2/bans");
+    let like_ours = "key 16 value 64 entries 131072 name bans";
+    sh(&lab, &format!("mkdir -p {PINS}/v2; bpftool map create {pin} type lru_hash {like_ours}"));
     let error = refused(&lab, &["run"]);
     assert_begins(&error, &format!("the pinned map {pin} has another layout (LruHash,"));
+}
+
+#[test]
+fn pins_of_a_newer_f2b_are_left_alone() {
+    let lab = Lab::network_only();
+    sh(&lab, &format!("mkdir -p {PINS}/v3"));
+    let error = refused(&lab, &["run"]);
+    assert_begins(&error, &format!("{PINS}/v3 is of a newer f2b (layout 3, this one has 2); use that one,"));
 }
 
 #[test]
@@ -286,7 +313,7 @@ fn an_ipv4_address_in_ipv6_spelling_is_the_same_address() {
 #[test]
 fn what_is_no_address_is_refused_by_the_command_line() {
     let lab = Lab::network_only();
-    for address in ["nonsense", "192.0.2.256", "192.0.2.0/24", ""] {
+    for address in ["nonsense", "192.0.2.256", "192.0.2.0/33", "192.0.2.1/24", ""] {
         for command in [&["ban", "sshd"] as &[_], &["unban"]] {
             let output = f2b(&lab, &[command, &[address]].concat());
             let stderr = String::from_utf8_lossy(&output.stderr);

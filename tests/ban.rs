@@ -92,15 +92,16 @@ fn bpftool_shows_a_ban_with_named_fields() {
     assert!(!lab.connects(v4));
     assert!(!lab.connects(v6));
 
-    let bans = format!("{PINS}/v1/bans");
+    let bans = format!("{PINS}/v2/bans");
     let dump = lab.server("bpftool").args(["--json", "map", "dump", "pinned", &bans]).output();
     let dump: Value = serde_json::from_slice(&dump.stdout).expect("bpftool prints JSON");
     for address in [v4, v6] {
         let entries = dump.as_array().expect("a list of entries");
         let entry = entries.iter().map(|entry| &entry["formatted"]).find(|entry| key(entry) == address);
         let value = &entry.unwrap_or_else(|| panic!("{address} is not in {dump}"))["value"];
-        let left = value["ends_ns"].as_u64().expect("a number") - monotonic_ns();
+        let left = value["slots"][0]["ends_ns"].as_u64().expect("a number") - monotonic_ns();
         assert!((595e9..=600e9).contains(&(left as f64)), "the ban of {address} ends in {left} ns");
+        assert_eq!(value["slots"][0]["scopes"], 1, "all ports");
         assert!(value["packets"].as_u64() > Some(0), "{address}: {value}");
     }
 }
@@ -113,7 +114,7 @@ fn dropped_packets_are_logged_only_when_asked_for() {
         let agent = Agent::start_with(&lab, "", args);
         f2b_ok(&lab, &["ban", "sshd", &attacker.to_string()]);
         assert!(!lab.connects(attacker));
-        let line = format!("dropped a packet from ::ffff:{attacker}");
+        let line = format!("Dropped a packet ip={attacker}");
         assert_eq!(agent.process.log().contains(&line), logged, "{}", agent.process.log());
     }
 }

@@ -90,7 +90,7 @@ fn a_reboot_loses_no_ban() {
     assert!(agent.process.wait(PATIENCE).success(), "SIGTERM stops cleanly");
     // What a reboot does to the kernel's side.
     let removed = f2b_ok(&lab, &["detach"]);
-    for pin in ["links/eth0", "v1/bans", "v1/counters"] {
+    for pin in ["links/eth0", "v2/bans", "v2/ports", "v2/counters"] {
         assert!(removed.contains(&format!("removed {PINS}/{pin}\n")), "{removed}");
     }
     assert!(lab.connects(attacker), "detached: bans are gone");

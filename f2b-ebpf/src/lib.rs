@@ -6,6 +6,7 @@
 //! Layout:
 //! - `lib.rs`: this contract
 //! - [`packet`]: frame → source address, protocol, destination port; all pointer arithmetic
+//! - [`v1`]: the layout before this one, for the agent that takes it over
 //! - `main.rs`: the maps and the programs
 //!
 //! # What a ban is to the kernel
@@ -18,6 +19,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod packet;
+pub mod v1;
 
 /// Version of everything below. It is part of the pin path, so that two layouts never share a map.
 pub const LAYOUT: u32 = 2;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -19,15 +20,15 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    ban::{BanSet, Change, KERNEL, Until},
-    config::Config,
+    ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
+    config::{Config, Own},
     control::{
         Answer, BanInfo, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
     },
     filter::Failure,
     jail::{Ignored, Jail, Outcome},
-    net::Net,
+    net::{Changes, Net},
     source::{
         Line,
         journal::{Batch, Position, Reader},
@@ -57,6 +58,10 @@ pub struct Agent<M> {
     map: M,
     store: Store,
     own_addresses: Vec<IpAddr>,
+    /// What each jail's bans cover.
+    scopes: BTreeMap<String, Scopes>,
+    /// What `f2b.conf` says.
+    own: Own,
     config_dir: Option<PathBuf>,
     dry_run: bool,
     /// Up to where the journal's lines were decided on.
@@ -75,6 +80,8 @@ impl<M: BanMap> Agent<M> {
             map,
             store,
             own_addresses: Vec::new(),
+            scopes: BTreeMap::new(),
+            own: config.own,
             config_dir,
             dry_run: false,
             cursor: None,
@@ -101,37 +108,51 @@ impl<M: BanMap> Agent<M> {
             warn!("It is not known up to where the journal was read: {error:#}");
             None
         });
+        let mut in_kernel = BTreeMap::new();
+        let mut in_use = 0;
+        for mut ban in self.map.bans(now)? {
+            ban.steps.retain(|step| !step.until.is_over(now));
+            if ban.steps.is_empty() {
+                self.map.set(ban.subject, &[], now)?;
+            } else {
+                in_use |= ban.steps.iter().fold(0, |scopes, step| scopes | step.scopes);
+                in_kernel.insert(ban.subject, ban.steps);
+            }
+        }
+        self.number_scopes(in_use);
         let stored = self.store.bans(now).unwrap_or_else(|error| {
             error!("The stored bans cannot be read; only those in the kernel go on: {error:#}");
             Vec::new()
         });
         for ban in stored {
-            self.bans.add(ban.address, &ban.owner, ban.until);
-        }
-        let mut in_kernel = BTreeMap::new();
-        let mut adopted = 0;
-        for ban in self.map.bans(now)? {
-            if ban.until.is_over(now) {
-                self.map.remove(ban.address)?;
-                continue;
+            // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
+            if let Some(scopes) = self.scopes.get(&ban.owner) {
+                self.bans.add(ban.subject, &ban.owner, ban.until, *scopes);
             }
-            in_kernel.insert(ban.address, ban.until);
-            if self.bans.until(ban.address).is_none_or(|until| ends_later(ban.until, until)) {
-                self.bans.add(ban.address, KERNEL, ban.until);
+        }
+        let mut adopted = 0;
+        // Wider prefixes first: what is in them includes them.
+        for (subject, steps) in &in_kernel {
+            let held = self.bans.steps(*subject);
+            let unrecorded = steps.iter().filter_map(|step| step.beyond(&held, SAME_END));
+            for (n, step) in unrecorded.enumerate() {
+                let owner = if n == 0 { KERNEL.to_owned() } else { format!("{KERNEL} {}", n + 1) };
+                self.bans.add(*subject, &owner, step.until, step.scopes);
                 adopted += 1;
             }
         }
         let mut restored = 0;
-        let addresses: Vec<_> = self.bans.iter().map(|(address, ..)| address).collect();
-        for address in addresses {
-            let Some(until) = self.bans.until(address) else { continue };
-            if in_kernel.get(&address).is_none_or(|held| ends_later(until, *held)) {
-                match self.map.set(address, until, now) {
+        for subject in self.bans.subjects() {
+            let steps = self.bans.steps(subject);
+            let held = in_kernel.get(&subject).map(Vec::as_slice).unwrap_or_default();
+            if !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS)) {
+                match self.map.set(subject, &steps, now) {
                     Ok(()) => restored += 1,
-                    Err(error) => error!(ip = %address, "Not restored: {error:#}"),
+                    Err(error) => error!(ip = %subject, "Not restored: {error:#}"),
                 }
             }
         }
+        self.allow_everywhere_ignored();
         if !self.bans.is_empty() {
             let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
@@ -143,6 +164,53 @@ impl<M: BanMap> Agent<M> {
             );
         }
         Ok(())
+    }
+
+    /// Gives the jails' scopes their numbers in the kernel; `in_use` are those that bans have there. A jail whose ports
+    /// find no number is left out: better no ban than one of other ports.
+    fn number_scopes(&mut self, mut in_use: Scopes) -> Vec<String> {
+        let mut warnings = Vec::new();
+        self.scopes.clear();
+        self.jails.retain(|name, jail| {
+            let mut scopes = 0;
+            for scope in &jail.settings().scopes {
+                match self.map.scope(scope, in_use) {
+                    Ok(number) => scopes |= 1 << number,
+                    Err(error) => {
+                        let warning = format!("jail {name} is left out: its ports ({scope}): {error:#}");
+                        error!("{warning}");
+                        warnings.push(warning);
+                        return false;
+                    }
+                }
+            }
+            if scopes == 0 {
+                info!(jail = name, "No firewall action: its bans are listed, and drop nothing");
+            }
+            in_use |= scopes;
+            self.scopes.insert(name.clone(), scopes);
+            true
+        });
+        warnings
+    }
+
+    /// Puts into the kernel's allow list what every jail ignores, and what `f2b.conf` allows. What only some jails
+    /// ignore, others may ban.
+    fn allow_everywhere_ignored(&mut self) {
+        let mut nets = self.own.allow.clone();
+        nets.extend(self.ignored_everywhere());
+        if let Err(error) = self.map.allow(&nets) {
+            error!("The allow list in the kernel is not complete: {error:#}");
+        }
+    }
+
+    fn ignored_everywhere(&self) -> Vec<IpNet> {
+        let mut lists = self.jails.values().map(|jail| &jail.settings().ignoreip);
+        let Some(first) = lists.next() else {
+            return Vec::new();
+        };
+        let others: Vec<_> = lists.collect();
+        first.iter().filter(|net| others.iter().all(|list| list.contains(net))).copied().collect()
     }
 
     /// Takes a line through filter and jail, and bans if that is what it comes to. A replayed line is only counted.
@@ -164,6 +232,10 @@ impl<M: BanMap> Agent<M> {
         if replayed {
             return jail.replay(ip, line.time, &self.own_addresses, now);
         }
+        if self.own.allows(ip) {
+            info!(jail = name, %ip, "Ignore: f2b.conf allows it");
+            return;
+        }
         match jail.failure(ip, line.time, &self.own_addresses, now) {
             Outcome::Counted { count } => {
                 info!(jail = name, %ip, user = failure.user(), count, "Found");
@@ -171,71 +243,71 @@ impl<M: BanMap> Agent<M> {
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
             Outcome::Ignored(reason) => info!(jail = name, %ip, "Ignore: {reason}"),
             Outcome::AlreadyOver => info!(jail = name, %ip, "Its ban would be over already"),
-            Outcome::Ban { .. } if self.bans.until_of(ip, name).is_some() => {
+            Outcome::Ban { .. } if self.bans.until_of(ip.into(), name).is_some() => {
                 info!(jail = name, %ip, "Already banned")
             }
             Outcome::Ban { until, count } => {
                 info!(jail = name, %ip, user = failure.user(), count, "Found");
-                if let Err(error) = self.ban(&line.jail, ip, until, now) {
+                if let Err(error) = self.ban(&line.jail, ip.into(), until, now) {
                     error!(jail = name, %ip, "Not banned: {error:#}");
                 }
             }
         }
     }
 
-    /// Bans `ip` for `jail`.
-    fn ban(&mut self, jail: &str, ip: IpAddr, until: Until, now: SystemTime) -> Result<()> {
-        let before = self.bans.until_of(ip, jail);
-        let change = self.bans.add(ip, jail, until);
-        if let Err(error) = self.apply(ip, change, now) {
+    /// Bans `subject` for `jail`.
+    fn ban(&mut self, jail: &str, subject: Subject, until: Until, now: SystemTime) -> Result<()> {
+        let before =
+            self.bans.until_of(subject, jail).map(|until| (until, self.bans.scopes_of(subject, jail)));
+        let changes = self.bans.add(subject, jail, until, self.scopes.get(jail).copied().unwrap_or_default());
+        if let Err(error) = self.apply(&changes, now) {
             // What the kernel does not hold is not banned, whatever the agent would like.
-            match before {
-                Some(until) => self.bans.add(ip, jail, until),
-                None => self.bans.remove(ip, jail),
+            let undone = match before {
+                Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
+                None => self.bans.remove(subject, jail),
             };
+            if let Err(error) = self.apply(&undone, now) {
+                error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
+            }
             return Err(error);
         }
         if let Some(jail) = self.jails.get_mut(jail) {
             jail.banned();
         }
-        info!(jail, %ip, %until, "Ban");
-        if let Err(error) = self.store.ban(jail, ip, until) {
-            warn!(jail, %ip, "The ban holds but could not be stored: {error:#}");
+        info!(jail, ip = %subject, %until, "Ban");
+        if let Err(error) = self.store.ban(jail, subject, until) {
+            warn!(jail, ip = %subject, "The ban holds but could not be stored: {error:#}");
         }
         Ok(())
     }
 
-    /// Ends `owner`'s ban of `ip`.
-    fn unban(&mut self, owner: &str, ip: IpAddr, now: SystemTime) {
-        let change = self.bans.remove(ip, owner);
-        self.unbanned(owner, ip, change, now);
+    /// Ends `owner`'s ban of `subject`.
+    fn unban(&mut self, owner: &str, subject: Subject, now: SystemTime) {
+        let changes = self.bans.remove(subject, owner);
+        self.unbanned(owner, subject, &changes, now);
     }
 
-    fn unbanned(&mut self, owner: &str, ip: IpAddr, change: Change, now: SystemTime) {
-        if let Err(error) = self.apply(ip, change, now) {
-            error!(jail = owner, %ip, "The kernel keeps the ban: {error:#}");
+    fn unbanned(&mut self, owner: &str, subject: Subject, changes: &[Change], now: SystemTime) {
+        if let Err(error) = self.apply(changes, now) {
+            error!(jail = owner, ip = %subject, "The kernel keeps the ban: {error:#}");
         }
-        if let Some(jail) = self.jails.get_mut(owner) {
+        if let (Some(jail), Some(ip)) = (self.jails.get_mut(owner), subject.address()) {
             jail.forget(ip);
         }
-        info!(jail = owner, %ip, "Unban");
-        if let Err(error) = self.store.unban(owner, ip) {
-            warn!(jail = owner, %ip, "The end of the ban could not be stored: {error:#}");
+        info!(jail = owner, ip = %subject, "Unban");
+        if let Err(error) = self.store.unban(owner, subject) {
+            warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
         }
     }
 
-    fn apply(&mut self, ip: IpAddr, change: Change, now: SystemTime) -> Result<()> {
-        match change {
-            Change::None => Ok(()),
-            Change::Set(until) => self.map.set(ip, until, now),
-            Change::Removed => self.map.remove(ip),
-        }
+    fn apply(&mut self, changes: &[Change], now: SystemTime) -> Result<()> {
+        changes.iter().try_for_each(|(subject, steps)| self.map.set(*subject, steps, now))
     }
 
     /// Ends the bans that are over.
     pub fn expire(&mut self, now: SystemTime) {
-        while let Some((ip, owner, change)) = self.bans.expire_one(now) {
-            self.unbanned(&owner, ip, change, now);
+        while let Some((subject, owner, changes)) = self.bans.expire_one(now) {
+            self.unbanned(&owner, subject, &changes, now);
         }
     }
 
@@ -246,16 +318,14 @@ impl<M: BanMap> Agent<M> {
 
     /// Answers a request; `reload` is the loop's business.
     pub fn answer(&mut self, request: Request, now: SystemTime) -> Answer {
-        let canonical =
-            |addresses: Vec<IpAddr>| -> Vec<IpAddr> { addresses.iter().map(IpAddr::to_canonical).collect() };
         let answer = match request {
             Request::Status => self.status(),
             Request::JailStatus { jail } => self.jail_status(&jail),
             Request::Banned => self.banned(now),
-            Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &canonical(addresses), now)),
-            Request::Unban { addresses } => Ok(self.unban_by_hand(&canonical(addresses), now)),
+            Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
+            Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
             Request::UnbanAll => {
-                let all: Vec<_> = self.bans.iter().map(|(address, ..)| address).collect();
+                let all = self.bans.subjects();
                 Ok(self.unban_by_hand(&all, now))
             }
             Request::Reload => self.reload(now).map(|warnings| Answer::Reloaded { warnings }),
@@ -266,8 +336,10 @@ impl<M: BanMap> Agent<M> {
     fn status(&self) -> Result<Answer> {
         Ok(Answer::Status(Status {
             jails: self.jails.keys().cloned().collect(),
-            interfaces: self.map.interfaces().to_vec(),
+            interfaces: self.map.interfaces()?,
             banned: self.bans.len(),
+            prefixes: self.bans.prefixes(),
+            scopes: self.map.scopes()?,
             capacity: self.map.capacity(),
             packets: self.map.counters()?.into(),
             dry_run: self.dry_run,
@@ -290,18 +362,17 @@ impl<M: BanMap> Agent<M> {
 
     fn banned(&self, now: SystemTime) -> Result<Answer> {
         let packets: BTreeMap<_, _> =
-            self.map.bans(now)?.into_iter().map(|ban| (ban.address, ban.packets)).collect();
-        let mut addresses: Vec<_> = self.bans.iter().map(|(address, ..)| address).collect();
-        addresses.sort_unstable();
-        addresses.dedup();
-        let mut bans: Vec<_> = addresses
+            self.map.bans(now)?.into_iter().map(|ban| (ban.subject, ban.packets)).collect();
+        let mut bans: Vec<_> = self
+            .bans
+            .subjects()
             .into_iter()
-            .filter_map(|address| {
+            .filter_map(|subject| {
                 Some(BanInfo {
-                    address,
-                    jails: self.bans.owners(address),
-                    until: self.bans.until(address)?,
-                    packets: packets.get(&address).copied().unwrap_or_default(),
+                    address: subject,
+                    jails: self.bans.owners(subject),
+                    until: self.bans.until(subject)?,
+                    packets: packets.get(&subject).copied().unwrap_or_default(),
                 })
             })
             .collect();
@@ -309,35 +380,55 @@ impl<M: BanMap> Agent<M> {
         Ok(Answer::Banned { bans })
     }
 
-    fn ban_by_hand(&mut self, name: &str, addresses: &[IpAddr], now: SystemTime) -> Answer {
+    fn ban_by_hand(&mut self, name: &str, subjects: &[Subject], now: SystemTime) -> Answer {
         let Some(jail) = self.jails.get(name) else {
             return Answer::Error { message: self.no_such_jail(name) };
         };
         let until = jail.ban_until(now);
         let (mut banned, mut refused) = (Vec::new(), Vec::new());
-        for &address in addresses {
-            let ignored = self.jails.get(name).and_then(|jail| jail.ignores(address, &self.own_addresses));
-            let result = match ignored {
-                Some(reason) => Err(reason.to_string()),
-                None => self.ban(name, address, until, now).map_err(|error| format!("{error:#}")),
+        for &subject in subjects {
+            let result = match self.must_not_be_banned(name, subject) {
+                Some(reason) => Err(reason),
+                None => self.ban(name, subject, until, now).map_err(|error| format!("{error:#}")),
             };
             match result {
-                Ok(()) => banned.push(address),
-                Err(reason) => refused.push(Refused { address, reason }),
+                Ok(()) => banned.push(subject),
+                Err(reason) => refused.push(Refused { address: subject, reason }),
             }
         }
         Answer::BanDone { until, banned, refused }
     }
 
-    fn unban_by_hand(&mut self, addresses: &[IpAddr], now: SystemTime) -> Answer {
+    /// Why `jail` may not ban `subject`, if so.
+    fn must_not_be_banned(&self, jail: &str, subject: Subject) -> Option<String> {
+        let jail = self.jails.get(jail)?;
+        if let Some(address) = subject.address() {
+            if self.own.allows(address) {
+                return Some("f2b.conf allows it".into());
+            }
+            return jail.ignores(address, &self.own_addresses).map(|reason| reason.to_string());
+        }
+        // The allow list keeps these free in the middle of a banned prefix. Of all others, the kernel knows nothing.
+        let everywhere = self.ignored_everywhere();
+        let net = subject.net();
+        let ignored = jail.settings().ignoreip.iter().find(|ignored| {
+            (net.contains(*ignored) || ignored.contains(&net)) && !everywhere.contains(ignored)
+        })?;
+        Some(format!(
+            "{ignored} is in it or around it, which this jail ignores and not every jail; \
+             put it into ignoreip of [DEFAULT], or into allow of f2b.local"
+        ))
+    }
+
+    fn unban_by_hand(&mut self, subjects: &[Subject], now: SystemTime) -> Answer {
         let mut freed = Vec::new();
-        for &address in addresses {
-            let owners = self.bans.owners(address);
-            if !owners.is_empty() && !freed.contains(&address) {
-                freed.push(address);
+        for &subject in subjects {
+            let owners = self.bans.owners(subject);
+            if !owners.is_empty() && !freed.contains(&subject) {
+                freed.push(subject);
             }
             for owner in owners {
-                self.unban(&owner, address, now);
+                self.unban(&owner, subject, now);
             }
         }
         // Without it, an agent that starts now would count the failures behind these bans anew.
@@ -369,16 +460,43 @@ impl<M: BanMap> Agent<M> {
             };
             self.jails.insert(name, jail);
         }
-        for gone in old.into_keys() {
-            for address in self.bans.of(&gone) {
-                self.unban(&gone, address, now);
-            }
+        let unnumbered = self.number_scopes(self.bans.scopes());
+        let gone = self.owners_without_jail();
+        for (owner, subject) in gone {
+            self.unban(&owner, subject, now);
         }
+        self.rescope(now);
+        self.own = config.own;
+        self.allow_everywhere_ignored();
         info!(jails = self.jails.len(), origin = config.origin, "Reloaded");
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        Ok(config.warnings)
+        Ok([config.warnings, unnumbered].concat())
+    }
+
+    /// The bans of jails that are gone.
+    fn owners_without_jail(&self) -> Vec<(String, Subject)> {
+        let gone = self
+            .bans
+            .iter()
+            .filter(|(_, owner, _)| !owner.starts_with(KERNEL) && !self.jails.contains_key(*owner));
+        gone.map(|(subject, owner, _)| (owner.to_owned(), subject)).collect()
+    }
+
+    /// Has every ban cover what its jail's bans cover now.
+    fn rescope(&mut self, now: SystemTime) {
+        let bans: Vec<_> =
+            self.bans.iter().map(|(subject, owner, until)| (subject, owner.to_owned(), until)).collect();
+        for (subject, owner, until) in bans {
+            let Some(scopes) = self.scopes.get(&owner).copied() else { continue };
+            if scopes != self.bans.scopes_of(subject, &owner) {
+                let changes = self.bans.add(subject, &owner, until, scopes);
+                if let Err(error) = self.apply(&changes, now) {
+                    error!(jail = owner, ip = %subject, "The ban keeps its old ports: {error:#}");
+                }
+            }
+        }
     }
 
     fn housekeeping(&mut self, own_addresses: Result<Vec<IpAddr>>, now: SystemTime) {
@@ -388,6 +506,17 @@ impl<M: BanMap> Agent<M> {
         }
         for jail in self.jails.values_mut() {
             jail.sweep(now);
+        }
+    }
+
+    /// Follows the interfaces that there are now.
+    async fn follow(&mut self, net: &Net) {
+        let found = async {
+            Ok::<_, anyhow::Error>((net.interfaces().await?, net.default_route_interfaces().await?))
+        };
+        match found.await {
+            Ok((interfaces, default_routes)) => self.map.follow(&interfaces, &default_routes),
+            Err(error) => warn!("The interfaces are not known anew: {error:#}"),
         }
     }
 
@@ -430,6 +559,7 @@ impl<M: BanMap> Agent<M> {
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
         let mut reader = self.read_journal(self.position(SystemTime::now()), lines_in.clone())?;
+        let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
         let mut storing = interval(STORE_CURSOR);
         tokio::spawn(async move { socket.serve(calls_in).await });
@@ -463,6 +593,10 @@ impl<M: BanMap> Agent<M> {
                     // A client that has gone away needs no answer.
                     drop(reply.send(answer));
                     reloaded
+                }
+                () = changes.next() => {
+                    self.follow(&net).await;
+                    false
                 }
                 _ = housekeeping.tick() => {
                     self.housekeeping(net.own_addresses().await, SystemTime::now());
@@ -504,13 +638,14 @@ impl<M: BanMap> Agent<M> {
     }
 }
 
-/// Whether `a` ends later than `b` by more than clock noise.
-fn ends_later(a: Until, b: Until) -> bool {
-    match (a, b) {
-        (Until::Forever, Until::Forever) | (Until::Time(_), Until::Forever) => false,
-        (Until::Forever, Until::Time(_)) => true,
-        (Until::Time(a), Until::Time(b)) => a.duration_since(b).is_ok_and(|later| later > SAME_END),
-    }
+/// Whether the kernel holds these steps already, but for clock noise.
+fn is_same(held: &[Step], steps: &[Step]) -> bool {
+    held.len() == steps.len()
+        && held.iter().zip(steps).all(|(a, b)| {
+            a.scopes == b.scopes
+                && !a.until.is_later(b.until, SAME_END)
+                && !b.until.is_later(a.until, SAME_END)
+        })
 }
 
 async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

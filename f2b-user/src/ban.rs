@@ -1,16 +1,18 @@
-//! The set of all bans: who asked for each, and when the last of them ends. No clock, no I/O.
+//! The set of all bans: who asked for each, what it covers, and when it ends. No clock, no I/O.
 //!
-//! Several jails and the operator may ban one address with different ends. The address stays banned until the latest
-//! of these ends, and one owner's unban never opens another's ban.
+//! Several jails and the operator may ban one address, or a prefix that it is in, with different scopes and ends. Each
+//! scope stays banned until the latest of its ends, and one owner's unban never opens another's ban.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::IpAddr,
+    str::FromStr,
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// When a ban ends. Ordered: everything ends before [`Until::Forever`].
 ///
@@ -60,6 +62,15 @@ impl From<UntilJson> for Until {
 }
 
 impl Until {
+    /// Whether it is later than `other` by more than `noise`.
+    pub fn is_later(self, other: Self, noise: Duration) -> bool {
+        match (self, other) {
+            (_, Self::Forever) => false,
+            (Self::Forever, Self::Time(_)) => true,
+            (Self::Time(a), Self::Time(b)) => a.duration_since(b).is_ok_and(|later| later > noise),
+        }
+    }
+
     /// Whether a ban with this end is over at `now`.
     pub fn is_over(self, now: SystemTime) -> bool {
         matches!(self, Self::Time(end) if end <= now)
@@ -82,67 +93,202 @@ impl fmt::Display for Until {
     }
 }
 
-/// The owner of a ban that was found in the kernel map without a record of who asked for it, for example after
-/// `bpftool map update` by hand.
-pub const KERNEL: &str = "(kernel)";
+/// Whom a ban is of: an address, or a prefix. IPv4 is IPv4 however it was written.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Subject(IpNet);
 
-/// What the kernel map must do to follow a change of the set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Change {
-    /// The effective end is as it was.
-    None,
-    /// The address is banned until then.
-    Set(Until),
-    /// The address is free.
-    Removed,
+impl Subject {
+    /// The prefix; that of a single address is as long as the address.
+    pub fn net(self) -> IpNet {
+        self.0
+    }
+
+    /// The address, if it is one and not a prefix.
+    pub fn address(self) -> Option<IpAddr> {
+        (self.0.prefix_len() == self.0.max_prefix_len()).then(|| self.0.addr())
+    }
 }
 
-/// All bans, by address and by end.
+impl From<IpAddr> for Subject {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_canonical().into())
+    }
+}
+
+/// Bits beyond the length are cut off; an IPv4-mapped prefix becomes the IPv4 prefix that it is.
+impl From<IpNet> for Subject {
+    fn from(net: IpNet) -> Self {
+        let net = net.trunc();
+        let IpNet::V6(v6) = net else { return Self(net) };
+        let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+        let v4 = mapped.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok());
+        Self(v4.map_or(net, IpNet::V4))
+    }
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.into());
+        }
+        let net: IpNet = text.parse().map_err(|_error| "it is neither an address nor a prefix".to_owned())?;
+        if net != net.trunc() {
+            return Err(format!("it has bits beyond its length; write {}", net.trunc()));
+        }
+        Ok(net.into())
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address() {
+            Some(address) => address.fmt(f),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Subject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Subject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error| de::Error::custom(format!("{text}: {error}")))
+    }
+}
+
+/// The owner of a ban that was found in the kernel map without a record of who asked for it, for example after
+/// `bpftool map update` by hand. With several ends, there is one for each: `(kernel 2)`, …
+pub const KERNEL: &str = "(kernel)";
+
+/// Scopes as a mask of their numbers in the kernel: bit 0 is every packet.
+pub type Scopes = u64;
+
+/// Bit 0: every packet.
+pub const ALL_PORTS: Scopes = 1 << f2b_ebpf::ALL_PORTS;
+
+/// A part of what bans a subject: these scopes, until then.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Step {
+    pub until: Until,
+    pub scopes: Scopes,
+}
+
+impl Step {
+    /// What of this step `held` does not have, or has only until an end that is earlier by more than `noise`.
+    pub fn beyond(&self, held: &[Self], noise: Duration) -> Option<Self> {
+        let as_long = held.iter().filter(|step| !self.until.is_later(step.until, noise));
+        let covered = as_long.fold(0, |scopes, step| scopes | step.scopes);
+        let scopes = if covered & ALL_PORTS == 0 { self.scopes & !covered } else { 0 };
+        (scopes != 0).then_some(Self { scopes, ..*self })
+    }
+}
+
+/// What the kernel map must hold now for a subject: nothing, or these steps, see [`steps`].
+pub type Change = (Subject, Vec<Step>);
+
+/// The steps that several bans of one subject come to: latest end first, every scope in the one step with the latest
+/// of its ends, none besides a ban of all ports that lasts as long.
+pub fn steps(bans: impl IntoIterator<Item = Step>) -> Vec<Step> {
+    let mut bans: Vec<_> = bans.into_iter().collect();
+    bans.sort_by_key(|step| std::cmp::Reverse(step.until));
+    let mut steps: Vec<Step> = Vec::new();
+    let mut covered = 0;
+    for Step { until, scopes } in bans {
+        let new = if covered & ALL_PORTS == 0 { scopes & !covered } else { 0 };
+        covered |= new;
+        match steps.last_mut() {
+            _ if new == 0 => {}
+            Some(last) if last.until == until => last.scopes |= new,
+            _ => steps.push(Step { until, scopes: new }),
+        }
+        // Among equals, a ban of all ports needs no other beside it.
+        if let Some(last) = steps.last_mut().filter(|last| last.scopes & ALL_PORTS != 0) {
+            last.scopes = ALL_PORTS;
+        }
+    }
+    steps
+}
+
+/// The same in at most `slots` steps, for a value that holds no more: those that end soonest stay as they are, and the
+/// others become one with the latest end. Until the first of those ends nothing is different, and the agent, as long as
+/// it runs, makes the steps anew at every end. Only if no agent runs then, some ports stay banned longer than asked,
+/// and never longer than the latest end.
+pub fn squeeze(mut steps: Vec<Step>, slots: usize) -> Vec<Step> {
+    if let Some(excess) = steps.len().checked_sub(slots).filter(|excess| *excess > 0) {
+        let merged = steps.drain(1..=excess).fold(0, |scopes, step| scopes | step.scopes);
+        steps[0].scopes |= merged;
+    }
+    steps
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Ban {
+    until: Until,
+    scopes: Scopes,
+}
+
+/// All bans, by subject and by end.
 #[derive(Debug, Default)]
 pub struct BanSet {
-    /// Address → owner (a jail's name, or [`KERNEL`]) → end. Never an empty inner map.
-    bans: HashMap<IpAddr, BTreeMap<String, Until>>,
+    /// Subject → owner (a jail's name, or [`KERNEL`]) → ban. Never an empty inner map.
+    bans: HashMap<Subject, BTreeMap<String, Ban>>,
+    /// The subjects that are prefixes, in order: whatever is in a prefix stands right behind it.
+    prefixes: BTreeSet<Subject>,
     /// Every ban that ends, soonest first.
-    ends: BTreeSet<(SystemTime, IpAddr, String)>,
+    ends: BTreeSet<(SystemTime, Subject, String)>,
 }
 
 impl BanSet {
-    /// Bans `address` for `owner` until `until`; a ban that this owner already has gets the new end.
-    pub fn add(&mut self, address: IpAddr, owner: &str, until: Until) -> Change {
-        let before = self.until(address);
-        let owners = self.bans.entry(address).or_default();
-        if let Some(Until::Time(old)) = owners.insert(owner.to_owned(), until) {
-            self.ends.remove(&(old, address, owner.to_owned()));
-        }
-        if let Until::Time(end) = until {
-            self.ends.insert((end, address, owner.to_owned()));
-        }
-        self.change_since(before, address)
+    /// Bans `subject` for `owner`; a ban that this owner already has gets the new end and scopes. Returns what the
+    /// kernel map must do to follow.
+    pub fn add(&mut self, subject: Subject, owner: &str, until: Until, scopes: Scopes) -> Vec<Change> {
+        self.change(subject, |set| {
+            let owners = set.bans.entry(subject).or_default();
+            if let Some(Ban { until: Until::Time(old), .. }) =
+                owners.insert(owner.to_owned(), Ban { until, scopes })
+            {
+                set.ends.remove(&(old, subject, owner.to_owned()));
+            }
+            if let Until::Time(end) = until {
+                set.ends.insert((end, subject, owner.to_owned()));
+            }
+            if subject.address().is_none() {
+                set.prefixes.insert(subject);
+            }
+        })
     }
 
-    /// Ends `owner`'s ban of `address`. The address is free only when nobody else bans it.
-    pub fn remove(&mut self, address: IpAddr, owner: &str) -> Change {
-        let before = self.until(address);
-        let Some(owners) = self.bans.get_mut(&address) else {
-            return Change::None;
-        };
-        if let Some(Until::Time(end)) = owners.remove(owner) {
-            self.ends.remove(&(end, address, owner.to_owned()));
-        }
-        if owners.is_empty() {
-            self.bans.remove(&address);
-        }
-        self.change_since(before, address)
+    /// Ends `owner`'s ban of `subject`. What others ban stays banned.
+    pub fn remove(&mut self, subject: Subject, owner: &str) -> Vec<Change> {
+        self.change(subject, |set| {
+            let Some(owners) = set.bans.get_mut(&subject) else {
+                return;
+            };
+            if let Some(Ban { until: Until::Time(end), .. }) = owners.remove(owner) {
+                set.ends.remove(&(end, subject, owner.to_owned()));
+            }
+            if owners.is_empty() {
+                set.bans.remove(&subject);
+                set.prefixes.remove(&subject);
+            }
+        })
     }
 
     /// Takes out the soonest ban that is over at `now`, until there is none.
-    pub fn expire_one(&mut self, now: SystemTime) -> Option<(IpAddr, String, Change)> {
-        let (end, address, owner) = self.ends.first().cloned()?;
+    pub fn expire_one(&mut self, now: SystemTime) -> Option<(Subject, String, Vec<Change>)> {
+        let (end, subject, owner) = self.ends.first().cloned()?;
         if end > now {
             return None;
         }
-        let change = self.remove(address, &owner);
-        Some((address, owner, change))
+        let changes = self.remove(subject, &owner);
+        Some((subject, owner, changes))
     }
 
     /// When the next ban ends.
@@ -150,42 +296,75 @@ impl BanSet {
         self.ends.first().map(|(end, ..)| *end)
     }
 
-    /// The latest end over all owners, or `None` if `address` is not banned.
-    pub fn until(&self, address: IpAddr) -> Option<Until> {
-        self.bans.get(&address)?.values().max().copied()
+    /// The latest end over all owners, or `None` if `subject` itself is not banned.
+    pub fn until(&self, subject: Subject) -> Option<Until> {
+        self.bans.get(&subject)?.values().map(|ban| ban.until).max()
     }
 
-    /// When `owner`'s ban of `address` ends, or `None` if it has none.
-    pub fn until_of(&self, address: IpAddr, owner: &str) -> Option<Until> {
-        self.bans.get(&address)?.get(owner).copied()
+    /// When `owner`'s ban of `subject` ends, or `None` if it has none.
+    pub fn until_of(&self, subject: Subject, owner: &str) -> Option<Until> {
+        Some(self.bans.get(&subject)?.get(owner)?.until)
     }
 
-    /// Who bans `address`.
-    pub fn owners(&self, address: IpAddr) -> Vec<String> {
-        self.bans.get(&address).map(|owners| owners.keys().cloned().collect()).unwrap_or_default()
+    /// What `owner`'s ban of `subject` covers; nothing if there is none.
+    pub fn scopes_of(&self, subject: Subject, owner: &str) -> Scopes {
+        self.bans.get(&subject).and_then(|owners| owners.get(owner)).map_or(0, |ban| ban.scopes)
     }
 
-    /// Every ban: address, owner, end.
-    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &str, Until)> {
-        self.bans.iter().flat_map(|(address, owners)| {
-            owners.iter().map(|(owner, until)| (*address, owner.as_str(), *until))
+    /// What the kernel map must hold for `subject`. That of a prefix includes what wider prefixes ban, because the
+    /// kernel sees only the longest one that an address is in.
+    pub fn steps(&self, subject: Subject) -> Vec<Step> {
+        let Some(own) = self.bans.get(&subject) else {
+            return Vec::new();
+        };
+        let wider = self.wider(subject).filter_map(|prefix| self.bans.get(&prefix));
+        let bans = wider.chain([own]).flat_map(BTreeMap::values);
+        steps(bans.map(|ban| Step { until: ban.until, scopes: ban.scopes }))
+    }
+
+    /// All scopes that any ban covers.
+    pub fn scopes(&self) -> Scopes {
+        self.bans.values().flat_map(BTreeMap::values).fold(0, |all, ban| all | ban.scopes)
+    }
+
+    /// Who bans `subject`.
+    pub fn owners(&self, subject: Subject) -> Vec<String> {
+        self.bans.get(&subject).map(|owners| owners.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Every ban: subject, owner, end.
+    pub fn iter(&self) -> impl Iterator<Item = (Subject, &str, Until)> {
+        self.bans.iter().flat_map(|(subject, owners)| {
+            owners.iter().map(|(owner, ban)| (*subject, owner.as_str(), ban.until))
         })
     }
 
-    /// The addresses that `owner` bans, soonest end first, as `fail2ban-client get JAIL banip` lists them.
-    pub fn of(&self, owner: &str) -> Vec<IpAddr> {
+    /// Everybody who is banned, wider prefixes before what is in them.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let mut subjects: Vec<_> = self.bans.keys().copied().collect();
+        subjects.sort_unstable();
+        subjects
+    }
+
+    /// Whom `owner` bans, soonest end first, as `fail2ban-client get JAIL banip` lists them.
+    pub fn of(&self, owner: &str) -> Vec<Subject> {
         let mut bans: Vec<_> = self
             .iter()
             .filter(|(_, by, _)| *by == owner)
-            .map(|(address, _, until)| (until, address))
+            .map(|(subject, _, until)| (until, subject))
             .collect();
         bans.sort_unstable();
-        bans.into_iter().map(|(_, address)| address).collect()
+        bans.into_iter().map(|(_, subject)| subject).collect()
     }
 
-    /// How many addresses are banned.
+    /// How many addresses and prefixes are banned.
     pub fn len(&self) -> usize {
         self.bans.len()
+    }
+
+    /// How many of them are prefixes.
+    pub fn prefixes(&self) -> usize {
+        self.prefixes.len()
     }
 
     /// Whether nothing is banned.
@@ -193,12 +372,35 @@ impl BanSet {
         self.bans.is_empty()
     }
 
-    fn change_since(&self, before: Option<Until>, address: IpAddr) -> Change {
-        match self.until(address) {
-            after if after == before => Change::None,
-            Some(until) => Change::Set(until),
-            None => Change::Removed,
+    /// Changes the bans of `subject`, and returns what is different since, there and in the prefixes inside of it.
+    fn change(&mut self, subject: Subject, change: impl FnOnce(&mut Self)) -> Vec<Change> {
+        let mut concerned = self.narrower(subject);
+        concerned.insert(0, subject);
+        let before: Vec<_> = concerned.iter().map(|subject| self.steps(*subject)).collect();
+        change(self);
+        let after = concerned.into_iter().map(|subject| (subject, self.steps(subject)));
+        after.zip(before).filter(|((_, after), before)| after != before).map(|(after, _)| after).collect()
+    }
+
+    /// The banned prefixes that `subject`, a prefix, lies in. Hosts are looked up apart from prefixes in the kernel.
+    fn wider(&self, subject: Subject) -> impl Iterator<Item = Subject> {
+        let net = subject.net();
+        let lengths =
+            if subject.address().is_some() || self.prefixes.len() < 2 { 0 } else { net.prefix_len() };
+        (0..lengths).filter_map(move |length| {
+            let wider = Subject::from(IpNet::new(net.addr(), length).ok()?.trunc());
+            self.prefixes.contains(&wider).then_some(wider)
+        })
+    }
+
+    /// The banned prefixes that lie in `subject`.
+    fn narrower(&self, subject: Subject) -> Vec<Subject> {
+        if subject.address().is_some() {
+            return Vec::new();
         }
+        let net = subject.net();
+        let behind = self.prefixes.range(subject..).skip_while(|prefix| **prefix == subject);
+        behind.take_while(|prefix| net.contains(&prefix.net())).copied().collect()
     }
 }
 
@@ -206,7 +408,9 @@ impl BanSet {
 mod tests {
     use super::*;
 
-    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+    const SSH: Scopes = 1 << 1;
+    const WEB: Scopes = 1 << 2;
+    const DNS: Scopes = 1 << 3;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -214,6 +418,18 @@ mod tests {
 
     fn until(seconds: u64) -> Until {
         Until::Time(at(seconds))
+    }
+
+    fn step(seconds: u64, scopes: Scopes) -> Step {
+        Step { until: until(seconds), scopes }
+    }
+
+    fn subject(text: &str) -> Subject {
+        text.parse().unwrap()
+    }
+
+    fn address() -> Subject {
+        subject("192.0.2.7")
     }
 
     #[test]
@@ -225,42 +441,108 @@ mod tests {
     }
 
     #[test]
+    fn subjects_are_addresses_and_prefixes_in_one_spelling_each() {
+        for (text, shown) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("192.0.2.7/32", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("2001:DB8::/56", "2001:db8::/56"),
+            ("::/0", "::/0"),
+        ] {
+            assert_eq!(subject(text).to_string(), shown);
+        }
+        for broken in ["192.0.2.7/24", "2001:db8::1/64", "192.0.2.0/33", "nonsense", "", "192.0.2.0/"] {
+            assert!(broken.parse::<Subject>().is_err(), "{broken}");
+        }
+    }
+
+    #[test]
     fn one_owners_unban_never_opens_anothers_ban() {
-        let mut bans = BanSet::default();
-        assert_eq!(bans.add(ADDRESS, "sshd", until(600)), Change::Set(until(600)));
-        assert_eq!(bans.add(ADDRESS, "recidive", until(900)), Change::Set(until(900)));
-        assert_eq!(bans.remove(ADDRESS, "sshd"), Change::None);
-        assert_eq!(bans.remove(ADDRESS, "recidive"), Change::Removed);
+        let (mut bans, a) = (BanSet::default(), address());
+        assert_eq!(bans.add(a, "sshd", until(600), SSH), [(a, vec![step(600, SSH)])]);
+        let both = vec![step(900, WEB), step(600, SSH)];
+        assert_eq!(bans.add(a, "web", until(900), WEB), [(a, both)]);
+        assert_eq!(bans.remove(a, "sshd"), [(a, vec![step(900, WEB)])]);
+        assert_eq!(bans.add(a, "recidive", until(950), ALL_PORTS), [(a, vec![step(950, ALL_PORTS)])]);
+        assert_eq!(bans.remove(a, "web"), [], "what is covered anyway changes nothing");
+        assert_eq!(bans.remove(a, "recidive"), [(a, vec![])]);
         assert!(bans.is_empty());
     }
 
     #[test]
-    fn removing_the_longest_ban_leaves_the_next_longest_end() {
+    fn each_scope_lasts_until_the_latest_of_its_ends() {
+        let (mut bans, a) = (BanSet::default(), address());
+        bans.add(a, "sshd", until(600), SSH);
+        bans.add(a, "long", until(900), SSH | WEB);
+        bans.add(a, "all", until(700), ALL_PORTS);
+        assert_eq!(bans.steps(a), [step(900, SSH | WEB), step(700, ALL_PORTS)]);
+        bans.add(a, "for ever", Until::Forever, DNS);
+        let forever = Step { until: Until::Forever, scopes: DNS };
+        assert_eq!(bans.steps(a), [forever, step(900, SSH | WEB), step(700, ALL_PORTS)]);
+        bans.remove(a, "long");
+        assert_eq!(bans.steps(a), [forever, step(700, ALL_PORTS)]);
+    }
+
+    #[test]
+    fn steps_in_too_few_slots_are_exact_until_the_soonest_end() {
+        let steps = vec![step(900, SSH), step(800, WEB), step(700, DNS), step(600, ALL_PORTS)];
+        assert_eq!(squeeze(steps.clone(), 4), steps);
+        let squeezed = squeeze(steps.clone(), 3);
+        assert_eq!(squeezed, [step(900, SSH | WEB), step(700, DNS), step(600, ALL_PORTS)]);
+        assert_eq!(squeeze(steps, 1), [step(900, SSH | WEB | DNS | ALL_PORTS)]);
+    }
+
+    #[test]
+    fn what_is_found_beyond_what_is_held_is_the_rest_of_it() {
+        let noise = Duration::from_secs(1);
+        let held = [step(900, SSH), step(600, WEB)];
+        assert_eq!(step(900, SSH).beyond(&held, noise), None);
+        assert_eq!(step(901, SSH).beyond(&held, noise), None, "clocks are never read at once");
+        assert_eq!(step(902, SSH).beyond(&held, noise), Some(step(902, SSH)));
+        assert_eq!(step(700, SSH | WEB).beyond(&held, noise), Some(step(700, WEB)));
+        assert_eq!(step(700, DNS).beyond(&[step(900, ALL_PORTS)], noise), None);
+        assert_eq!(step(700, ALL_PORTS).beyond(&held, noise), Some(step(700, ALL_PORTS)));
+    }
+
+    #[test]
+    fn a_prefix_includes_what_wider_prefixes_ban() {
         let mut bans = BanSet::default();
-        bans.add(ADDRESS, "sshd", until(600));
-        bans.add(ADDRESS, "recidive", Until::Forever);
-        assert_eq!(bans.remove(ADDRESS, "recidive"), Change::Set(until(600)));
+        let (wide, narrow, other) = (subject("10.0.0.0/8"), subject("10.1.0.0/16"), subject("11.0.0.0/16"));
+        let host = subject("10.1.2.3");
+        bans.add(narrow, "sshd", until(600), SSH);
+        bans.add(other, "sshd", until(600), SSH);
+        bans.add(host, "sshd", until(600), SSH);
+        let changes = bans.add(wide, "web", until(900), WEB);
+        assert_eq!(changes, [(wide, vec![step(900, WEB)]), (narrow, vec![step(900, WEB), step(600, SSH)])]);
+        assert_eq!(bans.steps(host), [step(600, SSH)], "the kernel looks for hosts and for prefixes");
+        assert_eq!(bans.remove(narrow, "sshd"), [(narrow, vec![])]);
+        bans.add(narrow, "sshd", until(950), SSH);
+        let changes = bans.remove(wide, "web");
+        assert_eq!(changes, [(wide, vec![]), (narrow, vec![step(950, SSH)])]);
+        assert_eq!(bans.prefixes(), 2);
     }
 
     #[test]
     fn bans_expire_soonest_first_and_never_early() {
-        let mut bans = BanSet::default();
-        bans.add(ADDRESS, "sshd", until(600));
-        bans.add(ADDRESS, "recidive", until(900));
+        let (mut bans, a) = (BanSet::default(), address());
+        bans.add(a, "sshd", until(600), SSH);
+        bans.add(a, "recidive", until(900), ALL_PORTS);
         assert_eq!(bans.next_end(), Some(at(600)));
         assert_eq!(bans.expire_one(at(599)), None);
-        assert_eq!(bans.expire_one(at(600)), Some((ADDRESS, "sshd".into(), Change::None)));
+        assert_eq!(bans.expire_one(at(600)), Some((a, "sshd".into(), vec![])));
         assert_eq!(bans.expire_one(at(600)), None);
-        assert_eq!(bans.expire_one(at(900)), Some((ADDRESS, "recidive".into(), Change::Removed)));
+        assert_eq!(bans.expire_one(at(900)), Some((a, "recidive".into(), vec![(a, vec![])])));
     }
 
     #[test]
     fn a_repeated_ban_takes_the_new_end_and_forgets_the_old_one() {
-        let mut bans = BanSet::default();
-        bans.add(ADDRESS, "sshd", until(600));
-        assert_eq!(bans.add(ADDRESS, "sshd", until(900)), Change::Set(until(900)));
+        let (mut bans, a) = (BanSet::default(), address());
+        bans.add(a, "sshd", until(600), SSH);
+        assert_eq!(bans.add(a, "sshd", until(900), SSH), [(a, vec![step(900, SSH)])]);
         assert_eq!(bans.expire_one(at(700)), None);
-        assert_eq!(bans.add(ADDRESS, "sshd", Until::Forever), Change::Set(Until::Forever));
+        bans.add(a, "sshd", Until::Forever, SSH);
         assert_eq!(bans.next_end(), None);
     }
 }

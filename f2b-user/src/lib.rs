@@ -12,6 +12,7 @@
 //! - [`source`]: the journal as [`source::Line`]s, in order
 //! - [`filter`]: fail2ban's expressions → what is a failure, and whose
 //! - [`jail`]: one jail's decision: ignore rules, find window, ban time
+//! - [`scope`]: what a ban covers: every packet, or some ports
 //! - [`ban`]: the set of all bans, counted by who asked, ordered by their end
 //! - [`xdp`]: the only user of aya: load, attach, pin, insert, remove, counters
 //! - [`net`]: interfaces, routes and own addresses, from rtnetlink
@@ -31,6 +32,7 @@ pub mod control;
 pub mod filter;
 pub mod jail;
 pub mod net;
+pub mod scope;
 pub mod source;
 pub mod store;
 pub mod xdp;

@@ -1,17 +1,26 @@
 //! The machine's interfaces, default routes and addresses, from rtnetlink.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    future::pending,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use futures_util::TryStreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use rtnetlink::{
-    Handle, RouteMessageBuilder, new_connection,
+    Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
     packet_route::{
         address::AddressAttribute,
-        link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+        link::{LinkAttribute, LinkLayerType, LinkMessage, LinkXdp, XdpAttached},
         route::{RouteAttribute, RouteHeader},
     },
 };
+use tokio::time::sleep;
+
+/// How long changes are gathered.
+const SETTLE: Duration = Duration::from_millis(20);
 
 /// A network interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +29,14 @@ pub struct Interface {
     pub index: u32,
     /// The XDP program that is attached, if one is.
     pub xdp: Option<Attached>,
+    /// The longest packet, in bytes.
+    pub mtu: u32,
+    /// Receive queues.
+    pub queues: u32,
+    /// Whether software alone makes it: a bridge, a bond, a tunnel, a veth, …
+    pub is_virtual: bool,
+    /// Whether its packets are in Ethernet frames: not those of most tunnels.
+    pub is_ethernet: bool,
 }
 
 /// An XDP program on an interface.
@@ -33,6 +50,43 @@ pub struct Attached {
 #[derive(Debug)]
 pub struct Net {
     handle: Handle,
+}
+
+/// Tells that interfaces or routes have changed.
+pub struct Changes {
+    messages: BoxStream<'static, ()>,
+    /// Whether there was one that nobody has been told of.
+    is_due: bool,
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
+    }
+}
+
+impl Changes {
+    /// Must be called inside the tokio runtime, as [`Net::new`].
+    pub fn new() -> Result<Self> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+        let (connection, _, messages) =
+            new_multicast_connection(&groups).context("opening a netlink socket for changes")?;
+        tokio::spawn(connection);
+        Ok(Self { messages: messages.map(drop).boxed(), is_due: false })
+    }
+
+    /// Waits for the next change, and takes with it those that came at the same time. No change is lost if it is not
+    /// waited for to the end.
+    pub async fn next(&mut self) {
+        if !self.is_due && self.messages.next().await.is_none() {
+            return pending().await;
+        }
+        self.is_due = true;
+        // An interface that comes up makes a dozen of them.
+        sleep(SETTLE).await;
+        while let Some(Some(())) = self.messages.next().now_or_never() {}
+        self.is_due = false;
+    }
 }
 
 impl Net {
@@ -96,7 +150,19 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         LinkAttribute::Xdp(xdp) => attached(xdp),
         _ => None,
     });
-    Some(Interface { name, index: link.header.index, xdp })
+    let is_ethernet = matches!(link.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
+    let index = link.header.index;
+    let mut interface = Interface { name, index, xdp, mtu: 0, queues: 1, is_virtual: false, is_ethernet };
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::NumRxQueues(queues) => interface.queues = *queues,
+            // Only drivers without hardware say what kind they are.
+            LinkAttribute::LinkInfo(_) => interface.is_virtual = true,
+            _ => {}
+        }
+    }
+    Some(interface)
 }
 
 fn attached(xdp: &[LinkXdp]) -> Option<Attached> {

@@ -5,15 +5,14 @@
 
 use std::{
     fs,
-    net::IpAddr,
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::ban::Until;
+use crate::ban::{Subject, Until};
 
 /// The file in the state directory.
 pub const FILE: &str = "f2b.sqlite3";
@@ -46,7 +45,7 @@ pub struct Store {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StoredBan {
     pub owner: String,
-    pub address: IpAddr,
+    pub subject: Subject,
     pub until: Until,
 }
 
@@ -78,7 +77,7 @@ impl Store {
     }
 
     /// Remembers a ban.
-    pub fn ban(&self, owner: &str, address: IpAddr, until: Until) -> Result<()> {
+    pub fn ban(&self, owner: &str, subject: Subject, until: Until) -> Result<()> {
         let until = match until {
             Until::Forever => None,
             Until::Time(end) => {
@@ -89,14 +88,14 @@ impl Store {
         let mut insert = self
             .connection
             .prepare_cached("INSERT OR REPLACE INTO bans (jail, ip, until) VALUES (?1, ?2, ?3)")?;
-        insert.execute(params![owner, address.to_string(), until])?;
+        insert.execute(params![owner, subject.to_string(), until])?;
         Ok(())
     }
 
     /// Forgets a ban.
-    pub fn unban(&self, owner: &str, address: IpAddr) -> Result<()> {
+    pub fn unban(&self, owner: &str, subject: Subject) -> Result<()> {
         let mut delete = self.connection.prepare_cached("DELETE FROM bans WHERE jail = ?1 AND ip = ?2")?;
-        delete.execute(params![owner, address.to_string()])?;
+        delete.execute(params![owner, subject.to_string()])?;
         Ok(())
     }
 
@@ -125,12 +124,12 @@ impl Store {
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Option<i64>>(2)?))
         })?;
         rows.map(|row| {
-            let (owner, address, until) = row?;
-            let address = address.parse().with_context(|| format!("bans: \"{address}\" is no address"))?;
+            let (owner, text, until) = row?;
+            let subject = text.parse().map_err(|error| anyhow!("bans: \"{text}\": {error}"))?;
             let until = until.map_or(Until::Forever, |micros| {
                 Until::Time(SystemTime::UNIX_EPOCH + Duration::from_micros(micros.unsigned_abs()))
             });
-            Ok(StoredBan { owner, address, until })
+            Ok(StoredBan { owner, subject, until })
         })
         .collect()
     }
@@ -162,7 +161,7 @@ mod tests {
         assert_eq!(store.position("journal").unwrap().as_deref(), Some("s=2"));
         let mut bans = store.bans(at(200)).unwrap();
         bans.sort_by_key(|ban| ban.until);
-        let ban = |owner: &str, address, until| StoredBan { owner: owner.into(), address, until };
+        let ban = |owner: &str, subject, until| StoredBan { owner: owner.into(), subject, until };
         let expected = [ban("sshd", v4, Until::Time(at(600))), ban("recidive", v6, Until::Forever)];
         assert_eq!(bans, expected);
         store.unban("recidive", v6).unwrap();

@@ -1,16 +1,18 @@
-use std::net::IpAddr;
-
 use anyhow::{Result, bail};
 use clap::Args;
 
 use super::Global;
-use crate::control::{Answer, Request};
+use crate::{
+    ban::Subject,
+    control::{Answer, Request},
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Ban {
     jail: String,
+    /// Addresses, or prefixes like 192.0.2.0/24
     #[arg(required = true, value_name = "ADDR")]
-    addresses: Vec<IpAddr>,
+    addresses: Vec<Subject>,
 }
 
 impl Ban {

@@ -5,7 +5,10 @@ use clap::Args;
 use nix::unistd::geteuid;
 
 use super::{Global, print};
-use crate::xdp::{self, DEFAULT_PIN_DIR};
+use crate::{
+    net::Net,
+    xdp::{self, DEFAULT_PIN_DIR},
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Detach {
@@ -15,11 +18,12 @@ pub(super) struct Detach {
 }
 
 impl Detach {
-    pub(super) fn run(self, global: &Global) -> Result<()> {
+    #[tokio::main(flavor = "current_thread")]
+    pub(super) async fn run(self, global: &Global) -> Result<()> {
         if !geteuid().is_root() {
             bail!("only root can detach; try again with sudo");
         }
-        let removed = xdp::detach(&self.pin_dir)?;
+        let removed = xdp::detach(&self.pin_dir, &Net::new()?).await?;
         if global.json {
             return print(&format!("{}\n", serde_json::json!({ "removed": removed })));
         }

@@ -1,5 +1,5 @@
 use std::{
-    env, fmt,
+    env, fmt, fs,
     io::{self, IsTerminal as _},
     path::PathBuf,
     time::SystemTime,
@@ -18,21 +18,22 @@ use tracing_subscriber::{
 use super::Global;
 use crate::{
     agent::Agent,
-    config::Config,
+    config::{Config, Own},
     control::server::ControlSocket,
     net::Net,
     store::Store,
-    xdp::{self, DEFAULT_PIN_DIR, DryRun, Kernel, Mode},
+    xdp::{self, DEFAULT_PIN_DIR, DryRun, Kernel, LOGGED_PER_SECOND, Mode},
 };
 
 #[derive(Args, Debug)]
 pub(super) struct Run {
-    /// Interface to protect; may be repeated [default: those of the default routes]
+    /// Interface to protect; may be repeated [default: `interfaces` of f2b.conf, else those of the default routes]
     #[arg(short, long = "interface", value_name = "IFACE")]
     interfaces: Vec<String>,
-    /// Where frames are checked: in the driver, in the network stack, or the best that works
-    #[arg(long, value_enum, default_value = "auto")]
-    mode: ModeArg,
+    /// Where frames are checked: in the driver, in the network stack, further up in tc, or the best that works
+    /// [default: `mode` of f2b.conf, else auto]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArg>,
     /// Where bans are remembered
     #[arg(long, value_name = "DIR", default_value = "/var/lib/f2b")]
     state_dir: PathBuf,
@@ -61,13 +62,29 @@ enum ModeArg {
     Auto,
     Native,
     Generic,
+    Tc,
+}
+
+/// What loading and attaching programs needs: root, or these two capabilities.
+fn may_enforce() -> bool {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_BPF: u64 = 1 << 39;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let has = |wanted: u64| {
+        effective
+            .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+            .is_some_and(|set| set & wanted != 0)
+    };
+    geteuid().is_root() || (has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN)))
 }
 
 impl Run {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self, global: Global) -> Result<()> {
         // Before anything is made that would have to be unmade.
-        if !self.dry_run && !geteuid().is_root() {
+        if !self.dry_run && !may_enforce() {
             bail!("only root can load the XDP program; try again with sudo, or with --dry-run");
         }
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -94,10 +111,11 @@ impl Run {
         let socket = ControlSocket::bind(&global.socket)?;
         if self.dry_run {
             info!("Dry run: deciding everything, enforcing nothing");
-            let agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config);
+            let mut agent = Agent::new(config, DryRun::default(), Store::in_memory()?, global.config);
+            agent.restore(SystemTime::now())?;
             return agent.dry_run().run(socket, net).await;
         }
-        let kernel = Kernel::open(self.kernel(), &net).await?;
+        let kernel = Kernel::open(self.kernel(&config.own), &net).await?;
         let store = match Store::open(&self.state_dir) {
             Ok(store) => store,
             Err(error) => {
@@ -111,16 +129,24 @@ impl Run {
         agent.run(socket, net).await
     }
 
-    fn kernel(&self) -> xdp::Options {
+    /// What the command line says goes before what `f2b.conf` says.
+    fn kernel(&self, own: &Own) -> xdp::Options {
         xdp::Options {
-            interfaces: self.interfaces.clone(),
+            interfaces: if self.interfaces.is_empty() {
+                own.interfaces.clone()
+            } else {
+                self.interfaces.clone()
+            },
             mode: match self.mode {
-                ModeArg::Auto => None,
-                ModeArg::Native => Some(Mode::Native),
-                ModeArg::Generic => Some(Mode::Generic),
+                None => own.mode,
+                Some(ModeArg::Auto) => None,
+                Some(ModeArg::Native) => Some(Mode::Native),
+                Some(ModeArg::Generic) => Some(Mode::Generic),
+                Some(ModeArg::Tc) => Some(Mode::Tc),
             },
             pin_dir: self.pin_dir.clone(),
-            log_drops: self.log_drops,
+            max_bans: own.max_bans,
+            log_drops: if self.log_drops { LOGGED_PER_SECOND.max(own.log_drops) } else { own.log_drops },
         }
     }
 }

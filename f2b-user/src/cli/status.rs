@@ -2,7 +2,13 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Global;
-use crate::control::{self, Answer, JailStatus, Request};
+use crate::{
+    control::{self, Answer, JailStatus, Packets, Request},
+    xdp::{InterfaceStatus, ScopeStatus},
+};
+
+/// Per cent of the map from which it counts as nearly full.
+const HIGH_WATER: f64 = 80.0;
 
 #[derive(Args, Debug)]
 pub(super) struct Status {
@@ -24,28 +30,52 @@ impl Status {
 
 /// fail2ban's shape, with what is new in f2b below it.
 fn agent(status: &control::Status) -> String {
-    let packets = &status.packets;
-    let interfaces: Vec<_> = status
-        .interfaces
-        .iter()
-        .map(|interface| format!("{} ({})", interface.name, interface.mode))
-        .collect();
-    let interfaces =
-        if status.dry_run { "none (dry run: nothing is enforced)".into() } else { interfaces.join(", ") };
-    format!(
-        "Status\n\
-         |- Number of jail:\t{}\n\
-         |- Jail list:\t{}\n\
-         |- Interfaces:\t{interfaces}\n\
-         |- Banned:\t{} of {} that fit\n\
-         `- Packets:\t{} dropped, {} passed\n",
+    let mut out = format!(
+        "Status\n|- Number of jail:\t{}\n|- Jail list:\t{}\n",
         status.jails.len(),
         status.jails.join(", "),
-        status.banned,
-        status.capacity,
-        packets.dropped,
-        packets.passed(),
-    )
+    );
+    if status.dry_run {
+        out.push_str("|- Interfaces:\tnone (dry run: nothing is enforced)\n");
+    } else {
+        let interfaces: Vec<_> = status.interfaces.iter().map(interface).collect();
+        out.push_str(&format!("|- Interfaces:\t{}\n", interfaces.join(", ")));
+        for interface in &status.interfaces {
+            let InterfaceStatus { name, packets, reason, .. } = interface;
+            let (dropped, passed) = (packets.dropped, packets.passed());
+            out.push_str(&format!("|  |- {name}:\t{dropped} dropped, {passed} passed\n"));
+            if let Some(reason) = reason {
+                out.push_str(&format!("|  |  `- Why so:\t{reason}\n"));
+            }
+        }
+    }
+    let Packets { dropped, lapsed, other_ports, allowed, not_ip, malformed, .. } = status.packets;
+    let share = status.banned.saturating_sub(status.prefixes) as f64 / f64::from(status.capacity) * 100.0;
+    let high = if share >= HIGH_WATER { "; raise max_bans in f2b.local" } else { "" };
+    let prefixes = match status.prefixes {
+        0 => String::new(),
+        prefixes => format!(", {prefixes} of them prefixes"),
+    };
+    out.push_str(&format!(
+        "|- Banned:\t{}{prefixes}; {} addresses fit ({share:.0} % full{high})\n",
+        status.banned, status.capacity,
+    ));
+    out.push_str("|- Ports:\n");
+    for ScopeStatus { ports, packets, bytes, .. } in &status.scopes {
+        out.push_str(&format!("|  |- {ports}:\t{packets} packets dropped, {bytes} bytes\n"));
+    }
+    out.push_str(&format!(
+        "`- Packets:\t{dropped} dropped, {} passed (ban over: {lapsed}, other ports: {other_ports}, allowed: {allowed}, \
+         not IP: {not_ip}, malformed: {malformed})\n",
+        status.packets.passed(),
+    ));
+    out
+}
+
+/// `eth0 (native)`.
+fn interface(interface: &InterfaceStatus) -> String {
+    let mode = interface.mode.map_or_else(|| "not protected".into(), |mode| mode.to_string());
+    format!("{} ({mode})", interface.name)
 }
 
 /// fail2ban's shape for a journal-fed jail, to the byte (`client/beautifier.py`).

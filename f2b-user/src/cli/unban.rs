@@ -1,15 +1,17 @@
-use std::net::IpAddr;
-
 use anyhow::Result;
 use clap::Args;
 
 use super::Global;
-use crate::control::{Answer, Request};
+use crate::{
+    ban::Subject,
+    control::{Answer, Request},
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Unban {
+    /// Addresses, or prefixes as they were banned
     #[arg(required_unless_present = "all", value_name = "ADDR")]
-    addresses: Vec<IpAddr>,
+    addresses: Vec<Subject>,
     /// Free every banned address
     #[arg(long, conflicts_with = "addresses")]
     all: bool,
@@ -25,8 +27,7 @@ impl Unban {
             }
             Answer::Unbanned { addresses } => {
                 let free = addresses.iter().map(|address| format!("{address} is free\n"));
-                let others =
-                    self.addresses.iter().filter(|address| !addresses.contains(&address.to_canonical()));
+                let others = self.addresses.iter().filter(|address| !addresses.contains(address));
                 Some(free.chain(others.map(|address| format!("{address} was not banned\n"))).collect())
             }
             _ => None,

@@ -112,6 +112,9 @@ pub struct JailOptions {
     /// Addresses, prefixes, host names and files, as written.
     pub ignoreip: Vec<String>,
     pub actions: Vec<ActionOptions>,
+    /// What the jail, or `[DEFAULT]`, says for its actions to use.
+    pub port: Option<Value>,
+    pub protocol: Option<Value>,
     /// The jail's own options as written, interpolated: those above, and those without a meaning here
     /// (`bantime.increment`, `ignorecommand`, …).
     pub written: Options,
@@ -138,6 +141,8 @@ pub struct LogPath {
 #[derive(Clone, Debug)]
 pub struct ActionOptions {
     pub name: String,
+    /// The name of its file in `action.d`, without `.conf`.
+    pub file: String,
     /// The path of an action that is written in Python.
     pub python: Option<String>,
     /// Its commands and parameters. Tags that are only known at the ban are still in them.
@@ -209,7 +214,9 @@ impl<'a> JailReader<'a> {
             }
         };
         let actions = self.actions(name, &own)?;
-        Ok(Some(assemble(name, filter_name, &of_filter, own, actions)?))
+        let mut jail = assemble(name, filter_name, &of_filter, own, actions)?;
+        (jail.port, jail.protocol) = (self.interpolated(name, "port"), self.interpolated(name, "protocol"));
+        Ok(Some(jail))
     }
 
     /// What a jail without a section would be whose `filter` is `text` and whose lines come from a file.
@@ -219,6 +226,12 @@ impl<'a> JailReader<'a> {
         let (name, mut filter) = self.filter(&jail)?.context("a filter has a name")?;
         filter.read(&FILTER_OPTIONS, &Options::new(), false)?;
         assemble("(none)", Some(name), &filter.combined(&[])?, Options::new(), Vec::new())
+    }
+
+    /// An option that has no meaning to fail2ban itself. One that leads nowhere is as good as none: fail2ban would only
+    /// look at it where an action refers to it.
+    fn interpolated(&self, jail: &str, name: &str) -> Option<Value> {
+        self.jails.borrow().get(jail, name, &Options::new()).ok().flatten()
     }
 
     /// The jail's own options of these names, interpolated.
@@ -294,7 +307,7 @@ impl<'a> JailReader<'a> {
         if let Some(stem) = file.strip_suffix(".py") {
             let name = given.shift_remove("actname").map_or_else(|| stem.to_owned(), |value| value.text);
             let path = format!("{}/action.d/{file}", self.tree.describe());
-            return Ok(ActionOptions { name, python: Some(path), properties: given });
+            return Ok(ActionOptions { name, file: stem.to_owned(), python: Some(path), properties: given });
         }
         let value = |text: &str| Value { text: text.to_owned(), place: place.to_owned() };
         let called = given.entry("name".into()).or_insert_with(|| value(jail)).text.clone();
@@ -325,7 +338,7 @@ impl<'a> JailReader<'a> {
                 properties.insert(option.clone(), value.clone());
             }
         }
-        Ok(ActionOptions { name, python: None, properties })
+        Ok(ActionOptions { name, file: file.to_owned(), python: None, properties })
     }
 }
 
@@ -373,6 +386,8 @@ fn assemble(
         ignoreself: text("ignoreself") != Some("False"),
         ignoreip: text("ignoreip").map(split_words).unwrap_or_default(),
         actions,
+        port: None,
+        protocol: None,
         written: own,
     })
 }

@@ -9,6 +9,8 @@ pub mod dialect;
 mod glob;
 mod jail;
 mod options;
+mod own;
+mod scope;
 mod server;
 mod tags;
 mod time;
@@ -24,13 +26,18 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 
-pub use self::jail::{ActionOptions, JailOptions, LogPath};
 use self::{
     dialect::{BUILT_IN, DEFAULT, Options, Tree, Value},
     jail::{JailReader, Trouble},
+    scope::Services,
+};
+pub use self::{
+    jail::{ActionOptions, JailOptions, LogPath},
+    own::Own,
 };
 use crate::{
     filter::{Filter, FilterSettings},
+    scope::Scope,
     source::journal::JournalMatch,
 };
 
@@ -56,6 +63,8 @@ pub struct JailSettings {
     pub bantime: BanTime,
     pub ignoreip: Vec<IpNet>,
     pub ignoreself: bool,
+    /// What its bans cover; nothing if the jail has actions, but no firewall among them.
+    pub scopes: Vec<Scope>,
 }
 
 /// What the files say: every enabled jail with all of its options.
@@ -70,6 +79,8 @@ pub struct Resolved {
     pub warnings: Vec<String>,
     /// What `fail2ban.conf` says about the server itself: `loglevel`, `logtarget`, `dbfile`, …
     pub server: Options,
+    /// What `f2b.conf` says.
+    pub own: Own,
     /// By jail, in the order of `jails`.
     without_effect: Vec<(String, Vec<String>)>,
 }
@@ -82,11 +93,12 @@ pub struct Config {
     pub jails: Vec<JailSettings>,
     /// What was left out and why, a sentence each.
     pub warnings: Vec<String>,
+    /// f2b's own settings.
+    pub own: Own,
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 7] =
-    ["action", "bantime.increment", "ignorecache", "ignorecommand", "logpath", "port", "protocol"];
+const NOT_YET: [&str; 5] = ["action", "bantime.increment", "ignorecache", "ignorecommand", "logpath"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
@@ -115,6 +127,7 @@ impl Resolved {
             left_out: Vec::new(),
             warnings: Vec::new(),
             server,
+            own: own::read(tree)?,
             without_effect: Vec::new(),
         };
         for name in reader.names() {
@@ -158,8 +171,9 @@ impl Config {
         let mut warnings = resolved.warnings.clone();
         warnings.extend(resolved.left_out.clone());
         let mut jails = Vec::new();
+        let services = Services::load();
         for (jail, (name, without_effect)) in resolved.jails.iter().zip(&resolved.without_effect) {
-            match settings(jail) {
+            match settings(jail, &services) {
                 Ok(settings) => {
                     warnings.extend(without_effect.clone());
                     jails.push(settings);
@@ -167,7 +181,7 @@ impl Config {
                 Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
             }
         }
-        Self { origin: resolved.origin.clone(), jails, warnings }
+        Self { origin: resolved.origin.clone(), jails, warnings, own: resolved.own.clone() }
     }
 }
 
@@ -224,7 +238,7 @@ fn filter_settings(jail: &JailOptions) -> FilterSettings {
 }
 
 /// What the agent needs of a jail, checked.
-fn settings(jail: &JailOptions) -> Result<JailSettings> {
+fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
     if !["auto", "systemd"].contains(&jail.backend.as_str()) {
         bail!("backend = {} is not supported yet; use systemd", jail.backend);
     }
@@ -260,6 +274,7 @@ fn settings(jail: &JailOptions) -> Result<JailSettings> {
         bantime: ban_time(jail.bantime).with_context(|| place("bantime").to_owned())?,
         ignoreip: ignoreip(&jail.ignoreip, place("ignoreip"))?,
         ignoreself: jail.ignoreself,
+        scopes: scope::scopes(jail, services)?,
     })
 }
 
@@ -306,7 +321,7 @@ fn canonical(net: IpNet) -> IpNet {
 #[cfg(test)]
 pub(crate) fn test_settings() -> JailSettings {
     let resolved = Resolved::read(&Tree::new(None), "the built-in tree".into()).expect("the built-in tree");
-    settings(&resolved.jails[0]).expect("the built-in jail")
+    settings(&resolved.jails[0], &Services::load()).expect("the built-in jail")
 }
 
 #[cfg(test)]
@@ -360,11 +375,49 @@ mod tests {
 
     #[test]
     fn options_without_effect_are_named() {
-        let config = load("[sshd]\nport = 2222\n").unwrap();
+        let config = load("[sshd]\nignorecommand = true\n").unwrap();
         assert!(
-            config.warnings[0].ends_with("jail.local:2: port has no effect yet"),
+            config.warnings[0].ends_with("jail.local:2: ignorecommand has no effect yet"),
             "{:?}",
             config.warnings
+        );
+    }
+
+    #[test]
+    fn a_jails_bans_cover_what_its_firewall_actions_would_have_banned() {
+        let action = |name: &str| (name.to_owned(), "[Definition]\nactionban = true\n[Init]\nport = ssh\n");
+        let scopes = |jail: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("action.d")).unwrap();
+            for name in ["iptables-multiport", "iptables-allports", "nftables", "sendmail", "ufw"] {
+                let (name, text) = action(name);
+                fs::write(dir.path().join(format!("action.d/{name}.conf")), text).unwrap();
+            }
+            fs::write(dir.path().join("jail.local"), format!("[sshd]\n{jail}\n")).unwrap();
+            let config = Config::load(Some(dir.path())).unwrap();
+            let Some(jail) = config.jails.first() else { return config.warnings.join("; ") };
+            jail.scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ")
+        };
+        for (jail, expected) in [
+            ("", "all ports"),
+            ("port = 2222", "tcp 2222"),
+            ("port = 2222\nprotocol = udp", "udp 2222"),
+            ("action = iptables-multiport", "tcp 22"),
+            ("port = 80\naction = iptables-multiport[port=\"%(port)s,443\", protocol=all]", "tcp,udp 80,443"),
+            ("action = iptables-allports[port=80]", "all ports"),
+            ("action = ufw", "all ports"),
+            ("action = nftables[type=allports]", "all ports"),
+            ("action = nftables[type=multiport, port=25]", "tcp 25"),
+            ("action = iptables-multiport[port=22]\n  nftables[port=53, protocol=udp]", "tcp 22 + udp 53"),
+            ("action = iptables-multiport[port=22]\n  sendmail\n  ufw", "all ports"),
+            ("port = 80\naction = sendmail", ""),
+        ] {
+            assert_eq!(scopes(jail), expected, "{jail}");
+        }
+        let error = scopes("action = iptables-multiport[port=\"22,nope\"]");
+        assert!(
+            error.contains("jail sshd is left out: ") && error.contains("jail.local:2: port = nope"),
+            "{error}"
         );
     }
 

@@ -3,11 +3,12 @@
 pub mod client;
 pub mod server;
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{ban::Until, xdp::AttachedInterface};
+use crate::{
+    ban::{Subject, Until},
+    xdp::{InterfaceStatus, ScopeStatus},
+};
 
 /// Where the agent listens unless `--socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/f2b/f2b.sock";
@@ -22,8 +23,8 @@ pub enum Request {
     Status,
     JailStatus { jail: String },
     Banned,
-    Ban { jail: String, addresses: Vec<IpAddr> },
-    Unban { addresses: Vec<IpAddr> },
+    Ban { jail: String, addresses: Vec<Subject> },
+    Unban { addresses: Vec<Subject> },
     UnbanAll,
     Reload,
 }
@@ -40,12 +41,12 @@ pub enum Answer {
     /// The end of the new bans, and what was not banned and why.
     BanDone {
         until: Until,
-        banned: Vec<IpAddr>,
+        banned: Vec<Subject>,
         refused: Vec<Refused>,
     },
     /// The addresses that were banned and are free now.
     Unbanned {
-        addresses: Vec<IpAddr>,
+        addresses: Vec<Subject>,
     },
     Reloaded {
         warnings: Vec<String>,
@@ -59,10 +60,15 @@ pub enum Answer {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     pub jails: Vec<String>,
-    pub interfaces: Vec<AttachedInterface>,
-    /// Addresses banned now, and how many fit.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Addresses and prefixes banned now.
     pub banned: usize,
+    /// How many of them are prefixes.
+    pub prefixes: usize,
+    /// How many addresses fit.
     pub capacity: u32,
+    /// What bans cover, and what was dropped because of it.
+    pub scopes: Vec<ScopeStatus>,
     pub packets: Packets,
     pub dry_run: bool,
 }
@@ -104,13 +110,13 @@ pub struct JailStatus {
     pub currently_banned: usize,
     pub total_banned: u64,
     /// Soonest end first.
-    pub banned: Vec<IpAddr>,
+    pub banned: Vec<Subject>,
 }
 
 /// One ban, as `f2b banned` lists it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct BanInfo {
-    pub address: IpAddr,
+    pub address: Subject,
     /// Who asked for it: jails, or `(kernel)` for one found in the map.
     pub jails: Vec<String>,
     pub until: Until,
@@ -121,6 +127,6 @@ pub struct BanInfo {
 /// An address that was not banned.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Refused {
-    pub address: IpAddr,
+    pub address: Subject,
     pub reason: String,
 }

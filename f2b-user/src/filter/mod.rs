@@ -4,26 +4,33 @@
 //! - [`date`]: finds and reads the date of a line
 //! - [`context`]: what is remembered from line to line
 //! - [`identity`]: what a failure is charged to
+//! - [`judgement`]: all that came to light about one line, for `f2b regex`
 
 mod context;
 mod date;
 mod expression;
 mod identity;
+mod judgement;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::tz::TimeZone;
 
-pub use self::context::Context;
+pub use self::{
+    context::Context,
+    date::DateTemplate,
+    judgement::{Breadth, DatedLine, Judgement, Match, Place, Prefix},
+};
 use self::{
-    context::Groups,
+    context::{Groups, Keep},
     date::Detector,
     expression::{
         Captured, OverBudget, Pattern, Set,
         tags::{HostNames, option_name},
     },
     identity::Identity,
+    judgement::{Conclusion, Found, Judge, Whom, Witness},
 };
 
 /// A line is cut here before it is matched: no log line that matters is longer, and a hostile one must not buy time.
@@ -88,6 +95,8 @@ struct Expressions {
     prefregex: Option<Pattern>,
     failregex: Vec<Pattern>,
     any_failregex: Set,
+    /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them.
+    any_in_line: Option<Set>,
     ignoreregex: Vec<Pattern>,
     maxlines: usize,
     datepattern: String,
@@ -144,6 +153,7 @@ impl Filter {
         }
         Ok(Self {
             inner: Arc::new(Expressions {
+                any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, "content", &failregex)),
                 prefregex,
                 any_failregex: Set::new(&failregex),
                 failregex,
@@ -167,151 +177,256 @@ impl Filter {
     /// The failures that `line` completes. `logged` is when it was logged, if its source knows; else its date is
     /// searched for, and cut out.
     pub fn failures(&self, context: &mut Context, line: &str, logged: Option<f64>, now: f64) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        self.examine(context, line, Logged::at(logged), now, &mut failures);
+        failures
+    }
+
+    /// What there is to tell about `line`, for a person who looks at it. Its failures are those of
+    /// [`failures`](Self::failures) if the breadth is [`First`](Breadth::First).
+    pub fn judge(
+        &self,
+        context: &mut Context,
+        line: &str,
+        logged: Option<(f64, &str)>,
+        now: f64,
+        breadth: Breadth,
+    ) -> Judgement {
+        context.keep = Keep::Lines;
+        let mut judge = Judge::new(breadth, self.inner.maxlines);
+        let over_budget = context.over_budget;
+        let logged = logged.map(|(time, text)| Logged { time, text });
+        self.examine(context, line, logged, now, &mut judge);
+        Judgement { over_budget: context.over_budget > over_budget, ..judge.judgement }
+    }
+
+    /// Where both come from.
+    fn examine(
+        &self,
+        context: &mut Context,
+        line: &str,
+        logged: Option<Logged<'_>>,
+        now: f64,
+        witness: &mut impl Witness,
+    ) {
         context.line += 1;
         if line.len() > MAX_LINE {
             context.over_budget += 1;
         }
         let line = &line[..line.floor_char_boundary(MAX_LINE)];
-        let Some((text, time)) = dated(context, line, logged, now) else {
-            return Vec::new();
-        };
-        match self.inner.find(context, text, time, now) {
-            Ok(failure) => failure.into_iter().collect(),
-            Err(OverBudget) => {
-                context.over_budget += 1;
-                Vec::new()
-            }
+        let Some((line, time)) = dated(context, line, logged, now) else { return };
+        witness.dated(&line, time);
+        if let Err(OverBudget) = self.inner.find(context, line, time.unwrap_or(now), now, witness) {
+            context.over_budget += 1;
         }
     }
 }
 
+/// When a line was logged, if its source knows, and how that is written.
+#[derive(Clone, Copy, Debug)]
+struct Logged<'a> {
+    time: f64,
+    text: &'a str,
+}
+
+impl Logged<'_> {
+    fn at(time: Option<f64>) -> Option<Self> {
+        time.map(|time| Self { time, text: "" })
+    }
+}
+
 /// The line without its date, and its time (`Filter.processLine`). Nothing for a line whose date fail2ban trips over.
-fn dated(context: &mut Context, line: &str, logged: Option<f64>, now: f64) -> Option<(String, f64)> {
-    if let Some(time) = logged {
-        context.last_date = Some(time);
-        return Some((line.to_owned(), time));
+fn dated(
+    context: &mut Context,
+    line: &str,
+    logged: Option<Logged<'_>>,
+    now: f64,
+) -> Option<(DatedLine, Option<f64>)> {
+    if let Some(Logged { time, text }) = logged {
+        context.set_last_date(time, text);
+        return Some((DatedLine::new(line, 0..0, &context.last_date_text), Some(time)));
     }
     // A date within the last minute also holds for the lines below it.
     let last = context.last_date.filter(|last| *last > now - 60.0);
-    let Some(found) = context.detector.find(line, now) else {
-        return Some((line.to_owned(), last.unwrap_or(now)));
+    let without = |context: &Context| {
+        let text = if last.is_some() { context.last_date_text.as_str() } else { "" };
+        DatedLine::new(line, 0..0, text)
     };
-    let cut = format!("{}{}", &line[..found.start], &line[found.end..]);
+    let Some(found) = context.detector.find(line, now) else {
+        return Some((without(context), last));
+    };
     if found.start == found.end {
-        return Some((line.to_owned(), last.unwrap_or(now)));
+        let dated =
+            if last.is_some() { without(context) } else { DatedLine::new(line, found.start..found.end, "") };
+        return Some((dated, Some(last.unwrap_or(now))));
     }
+    let text = if context.keep == Keep::Lines { &line[found.start..found.end] } else { "" };
+    let cut = || DatedLine::new(line, found.start..found.end, text);
     match found.time {
         Ok(time) => {
-            context.last_date = Some(time);
-            Some((cut, time))
+            context.set_last_date(time, text);
+            Some((cut(), Some(time)))
         }
-        Err(date::NoTime::Invalid) => Some(last.map_or((cut, now), |last| (line.to_owned(), last))),
+        Err(date::NoTime::Invalid) => {
+            Some(last.map_or_else(|| (cut(), None), |last| (without(context), Some(last))))
+        }
         Err(date::NoTime::LineIsLost) => None,
     }
 }
 
 impl Expressions {
-    /// The failure that the buffered lines and `text` amount to (`Filter.findFailure`).
+    /// The failures that the buffered lines and `line` amount to (`Filter.findFailure`).
     fn find(
         &self,
         context: &mut Context,
-        text: String,
+        line: DatedLine,
         time: f64,
         now: f64,
-    ) -> Result<Option<Failure>, OverBudget> {
-        if self.maxlines == 1 {
+        witness: &mut impl Witness,
+    ) -> Result<(), OverBudget> {
+        let multiline = self.maxlines > 1;
+        if !multiline {
             context.buffer.clear();
         }
-        context.buffer.push(text);
+        context.buffer.push(line);
         let excess = context.buffer.len().saturating_sub(self.maxlines);
         context.buffer.drain(..excess);
         let lines = context.buffer.clone();
         let mut buffer = joined(&lines);
 
-        // With few of them, it is cheaper to ask first.
-        if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer)? {
-            return Ok(None);
+        if self.maxlines == 1
+            && self.any_in_line.as_ref().is_some_and(|set| set.candidates(&buffer).is_empty())
+        {
+            return Ok(());
         }
-        let mut common = Vec::new();
+        // With few of them, it is cheaper to ask first.
+        if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(&buffer, witness)? {
+            return Ok(());
+        }
+        let mut common = Groups::default();
         if let Some(prefregex) = &self.prefregex {
-            let Some(found) = prefregex.search(&buffer)? else { return Ok(None) };
+            let found = prefregex.search(&buffer)?;
+            witness.prefix(found.as_ref());
+            let Some(found) = found else { return Ok(()) };
             common = groups(&found);
             let content = found.name("content").filter(|content| !content.is_empty()).map(str::to_owned);
-            common.retain(|(name, _)| name != "content");
+            common.remove("content");
             if let Some(content) = content {
-                buffer = joined(std::slice::from_ref(&content));
-                context.buffer = vec![content];
+                context.buffer = vec![DatedLine::new(&content, 0..0, "")];
+                buffer = joined(&context.buffer);
             }
         }
-        for index in self.any_failregex.candidates(&buffer) {
+        let tries_all = witness.breadth() == Breadth::All;
+        // A match that takes its lines out of the buffer leaves others to search.
+        let candidates = if tries_all && multiline {
+            (0..self.failregex.len()).collect()
+        } else {
+            self.any_failregex.candidates(&buffer)
+        };
+        for index in candidates {
             let Some(found) = self.failregex[index].search(&buffer)? else { continue };
             let unmatched = Unmatched::of(&found, &buffer, &lines);
-            let matched = if self.maxlines > 1 { joined(&unmatched.matched) } else { buffer.clone() };
-            context.buffer = unmatched.rest;
-            if !self.ignoreregex.is_empty() && self.ignores(&matched)? {
-                return Ok(None);
+            let ignored = if self.ignoreregex.is_empty() {
+                false
+            } else if multiline {
+                self.ignores(&joined(&unmatched.matched), witness)?
+            } else {
+                self.ignores(&buffer, witness)?
+            };
+            if multiline || !tries_all {
+                context.buffer = unmatched.rest;
             }
-            for (name, value) in groups(&found) {
-                common.retain(|(known, _)| *known != name);
-                common.push((name, value));
+            if !ignored {
+                // Only the next expression needs them again.
+                let mut all = if tries_all { common.clone() } else { std::mem::take(&mut common) };
+                all.update(groups(&found));
+                if let Some(conclusion) = self.conclude(context, all, &unmatched.matched, now, tries_all) {
+                    let line = context.line;
+                    let found = Found { failregex: index, captured: &found, text: &buffer, line, time };
+                    witness.matched(found, conclusion);
+                }
             }
-            let groups = common.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-            return Ok(self.conclude(context, groups, time, now));
+            if !tries_all {
+                break;
+            }
+            if multiline {
+                buffer = joined(&context.buffer);
+            }
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn ignores(&self, text: &str) -> Result<bool, OverBudget> {
-        for pattern in &self.ignoreregex {
+    fn ignores(&self, text: &str, witness: &mut impl Witness) -> Result<bool, OverBudget> {
+        let mut ignored = false;
+        for (index, pattern) in self.ignoreregex.iter().enumerate() {
             if pattern.search(text)?.is_some() {
-                return Ok(true);
+                witness.ignored(index);
+                ignored = true;
+                if witness.breadth() == Breadth::First {
+                    break;
+                }
             }
         }
-        Ok(false)
+        Ok(ignored)
     }
 
-    /// Whether what matched is a failure, and whose.
-    fn conclude(&self, context: &mut Context, groups: Groups, time: f64, now: f64) -> Option<Failure> {
-        let id = groups.get("mlfid").cloned();
-        let groups = match &id {
-            None => groups,
+    /// Whether what matched is a failure, and whose. Nothing for what is none by itself, except where everything is
+    /// to be told.
+    fn conclude(
+        &self,
+        context: &mut Context,
+        groups: Groups,
+        lines: &[DatedLine],
+        now: f64,
+        tells_all: bool,
+    ) -> Option<Conclusion> {
+        let lines = if context.keep == Keep::Lines { Some(lines) } else { None };
+        let mut conclusion = Conclusion { groups, users: Vec::new(), lines: Vec::new(), whom: None };
+        let id = conclusion.groups.get("mlfid").map(str::to_owned);
+        match &id {
+            None => conclusion.lines.extend(lines.into_iter().flatten().cloned()),
             Some(id) => {
-                let merged = context.connections.merge(id, groups, now).groups;
-                if merged.get("nofail").is_some_and(|value| !value.is_empty()) {
+                let merged = context.connections.merge(id, conclusion.groups, lines, now);
+                conclusion.groups = merged.groups;
+                if conclusion.groups.is_set("nofail") && !tells_all {
                     return None;
                 }
-                merged
+                conclusion.users = merged.users.into_iter().collect();
+                conclusion.lines = merged.matches;
             }
-        };
-        let get = |name: &str| groups.get(name).map(String::as_str);
-        let given = get("fid");
-        let prefix = get("cidr").filter(|prefix| !prefix.is_empty());
-        let (host, name) = match (get("ip4").or(get("ip6")), get("dns").or(given)) {
+        }
+        conclusion.whom = self.whom(&conclusion.groups);
+        match (&conclusion.whom, id) {
+            (None, Some(id)) if conclusion.groups.names_nobody() => {
+                context.connections.set_pending(&id, now);
+                tells_all.then_some(conclusion)
+            }
+            (None, _) => None,
+            (Some(_), _) => Some(conclusion),
+        }
+    }
+
+    /// Whom or what the groups charge.
+    fn whom(&self, groups: &Groups) -> Option<Whom> {
+        let given = groups.get("fid");
+        let prefix = groups.get("cidr").filter(|prefix| !prefix.is_empty());
+        let ip = groups.get("ip4").or(groups.get("ip6"));
+        let dns = groups.get("dns");
+        let (host, name) = match (ip, dns.or(given)) {
             (Some(ip), _) => (Identity::address(ip, prefix), ip),
             (None, Some(name)) => (Identity::raw(name), name),
-            (None, None) => {
-                if let Some(id) = &id {
-                    context.connections.set_pending(id, now);
-                }
-                return None;
-            }
+            (None, None) => return None,
         };
-        let is_name = get("ip4").or(get("ip6")).is_none() && get("dns").is_some();
-        if is_name && self.usedns == UseDns::No && host.ip.is_none() {
+        let by_name = ip.is_none() && dns.is_some();
+        if by_name && self.usedns == UseDns::No && host.ip.is_none() {
             return None;
         }
-        let fid = match given {
-            Some(given) if given != name && !(is_name && self.usedns != UseDns::Raw) => given.to_owned(),
-            _ => host.text,
+        let resolved = by_name && self.usedns != UseDns::Raw;
+        let (fid, other) = match given {
+            Some(given) if given != name && !resolved => (given.to_owned(), Some(host.text)),
+            _ => (host.text, None),
         };
-        let ip = host.ip;
-        let hidden = |name: &str| {
-            IDENTITIES.contains(&name)
-                || ["cidr", "nofail"].contains(&name)
-                || ["skiplines", "alt_", "tuple_", "mlf"].iter().any(|prefix| name.starts_with(prefix))
-        };
-        let fields = groups.into_iter().filter(|(name, _)| !hidden(name)).collect();
-        Some(Failure { line: context.line, fid, ip, time, fields })
+        Some(Whom { fid, ip: host.ip, other, is_name: resolved })
     }
 }
 
@@ -329,13 +444,13 @@ fn joined<T: AsRef<str>>(lines: &[T]) -> String {
 /// The buffered lines after a match (`Regex.search`).
 struct Unmatched {
     /// The lines that matched, without those that `<SKIPLINES>` skipped.
-    matched: Vec<String>,
+    matched: Vec<DatedLine>,
     /// All others: they stay in the buffer.
-    rest: Vec<String>,
+    rest: Vec<DatedLine>,
 }
 
 impl Unmatched {
-    fn of(found: &Captured<'_>, text: &str, lines: &[String]) -> Self {
+    fn of(found: &Captured<'_>, text: &str, lines: &[DatedLine]) -> Self {
         if lines.len() <= 1 {
             return Self { matched: lines.to_vec(), rest: Vec::new() };
         }
@@ -353,7 +468,7 @@ impl Unmatched {
         let skipped: String = skipped.filter_map(|(_, value)| value).collect();
         let mut from = 0;
         for line in skipped.lines() {
-            if let Some(at) = matched.iter().skip(from).position(|matched| matched == line) {
+            if let Some(at) = matched.iter().skip(from).position(|matched| matched.without_date() == line) {
                 rest.push(matched.remove(from + at));
                 from += at;
             }
@@ -365,31 +480,28 @@ impl Unmatched {
 
 /// The named groups of a match, with `<F-ALT_…>` and `<F-TUPLE_…>` merged into what they stand for
 /// (`Regex._getGroupsWithAlt`).
-fn groups(found: &Captured<'_>) -> Vec<(String, Option<String>)> {
-    let mut groups: Vec<(String, Option<String>)> =
-        found.named().map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).collect();
-    let mut parts: Vec<(String, Option<String>)> = groups.clone();
+fn groups(found: &Captured<'_>) -> Groups {
+    let mut groups =
+        Groups(found.named().map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).collect());
+    let mut parts = groups.0.clone();
     parts.sort();
     let is_empty = |value: &Option<String>| value.as_ref().is_none_or(String::is_empty);
     for (name, value) in parts.iter().filter(|(_, value)| !is_empty(value)) {
         let Some(target) = name.strip_prefix("alt_").map(target) else { continue };
-        match groups.iter_mut().find(|(known, _)| *known == target) {
-            Some((_, known)) if !is_empty(known) => {}
-            Some((_, known)) => known.clone_from(value),
-            None => groups.push((target, value.clone())),
+        if !groups.is_set(&target) {
+            groups.set(&target, value.clone());
         }
     }
     let mut tuples: BTreeMap<String, Vec<Option<String>>> = BTreeMap::new();
     for (name, value) in parts {
         let Some(target) = name.strip_prefix("tuple_").map(target) else { continue };
-        let before = groups.iter().find(|(known, _)| *known == target).and_then(|(_, value)| value.clone());
+        let before = groups.get(&target).map(str::to_owned);
         tuples.entry(target).or_insert_with(|| vec![before]).push(value);
     }
     for (target, parts) in tuples {
         let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| quoted(part)));
         let tuple = format!("({})", parts.collect::<Vec<_>>().join(", "));
-        groups.retain(|(known, _)| *known != target);
-        groups.push((target, Some(tuple)));
+        groups.set(&target, Some(tuple));
     }
     groups
 }

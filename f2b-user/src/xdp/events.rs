@@ -7,8 +7,8 @@ use f2b_ebpf::{BanKey, DropEvent};
 use tokio::time::interval;
 use tracing::info;
 
-/// How many drops a second each CPU reports when drops are logged: enough to see what happens, too few to flood.
-pub(super) const LOGGED_PER_SECOND: u32 = 100;
+/// How many drops a second each CPU reports for `--log-drops`: enough to see what happens, too few to flood.
+pub const LOGGED_PER_SECOND: u32 = 100;
 
 /// How often the reports are taken.
 const TAKE_EVERY: Duration = Duration::from_millis(100);

@@ -1,41 +1,27 @@
-//! The real map of bans, and the XDP program that reads it.
+//! The real map of bans, and the programs that read it.
 
-use std::{
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, time::SystemTime};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{
-        ProgramError, Xdp, XdpMode,
-        links::{FdLink, PinnedLink},
-        loaded_programs,
-        xdp::XdpLink,
-    },
+    maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
 };
-use f2b_ebpf::{
-    ALL_PORTS, BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, FOREVER, MAX_BANS, PROGRAM, SETTINGS,
-    Settings, Slot,
-};
-use nix::{
-    errno::Errno,
-    time::{ClockId, clock_gettime},
-};
-use tracing::{info, warn};
+use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, v1};
+use ipnet::IpNet;
+use tracing::{error, info, warn};
 
 use super::{
-    AttachedInterface, BanMap, MapBan, Mode,
-    events::{self, LOGGED_PER_SECOND},
-    pins::{MAPS, Pins},
+    BanMap, InterfaceStatus, MapBan, Mode, ScopeStatus,
+    attach::{self, Attached, Plan, Programs},
+    events,
+    maps::{Maps, copy_bans, take},
+    pins::{MAPS, Pin, Pins, V1_BANS, V1_COUNTERS},
 };
 use crate::{
-    ban::Until,
+    ban::{Scopes, Step, Subject},
     net::{Interface, Net},
+    scope::Scope,
 };
 
 /// The compiled kernel half, as it is loaded; public for tests that run frames through it.
@@ -46,59 +32,77 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 pub struct Options {
     /// Interfaces by name; none: those of the default routes.
     pub interfaces: Vec<String>,
-    /// Only this mode; `None`: native, else generic.
+    /// Only this mode; `None`: native, else generic, else tc.
     pub mode: Option<Mode>,
     pub pin_dir: PathBuf,
-    /// Log every dropped packet.
-    pub log_drops: bool,
+    /// How many bans of addresses must fit.
+    pub max_bans: u32,
+    /// How many drops a second each CPU reports for the log; 0: none.
+    pub log_drops: u32,
 }
 
-/// The loaded program, its pinned maps and links.
+/// The loaded programs, their pinned maps and links.
 pub struct Kernel {
-    bans: HashMap<MapData, BanKey, BanEntry>,
-    counters: PerCpuArray<MapData, Counters>,
-    settings: Array<MapData, Settings>,
-    ebpf: Ebpf,
-    attached: Vec<AttachedInterface>,
-    to_attach: Vec<(Interface, Plan)>,
-    mode: Option<Mode>,
-    log_drops: bool,
+    maps: Maps,
+    programs: Programs,
+    protected: Vec<Protected>,
+    /// Whether the interfaces of default routes are protected, whichever those are.
+    follows_routes: bool,
+    log_drops: u32,
     pins: Pins,
 }
 
-/// What to do with an interface.
-#[derive(Debug)]
-enum Plan {
-    /// An agent before us left its pinned link: give it our program.
-    Adopt(PinnedLink, Mode),
-    Attach,
+/// An interface that is to be protected.
+struct Protected {
+    name: String,
+    /// Its index, if it is there.
+    index: Option<u32>,
+    /// What [`Kernel::attach`] is to do.
+    plan: Option<(Interface, Plan)>,
+    state: State,
+}
+
+enum State {
+    Attached(Attached),
+    /// Not now, and why.
+    Not(String),
 }
 
 impl Kernel {
-    /// Checks everything, then loads the program and opens or creates its maps. Nothing is attached yet, so that bans
-    /// can be restored first.
+    /// Checks everything, then loads the program and opens, creates or takes over its maps. Nothing is attached yet, so
+    /// that bans can be restored first.
     ///
     /// # Errors
     /// One sentence that says what to do. What was made until then is removed again.
     pub async fn open(options: Options, net: &Net) -> Result<Self> {
-        let interfaces = choose_interfaces(&options.interfaces, net).await?;
+        let all = net.interfaces().await?;
+        let follows_routes = options.interfaces.is_empty();
+        let names = if follows_routes {
+            default_interfaces(&all, &net.default_route_interfaces().await?)?
+        } else {
+            named_interfaces(&all, &options.interfaces)?
+        };
         let mut pins = Pins::open(&options.pin_dir)?;
-        let mut to_attach = Vec::new();
-        for interface in interfaces {
-            let plan = plan(&interface, &pins.link(&interface.name), options.mode)?;
-            to_attach.push((interface, plan));
+        let mut protected = Vec::new();
+        for name in names {
+            let mut one = Protected { name, index: None, plan: None, state: not_there() };
+            if let Some(interface) = all.iter().find(|interface| interface.name == one.name) {
+                one.index = Some(interface.index);
+                let plan = attach::plan(interface, &pins.link(&one.name), options.mode)?;
+                one.plan = Some((interface.clone(), plan));
+            } else {
+                warn!(
+                    interface = one.name,
+                    "There is no such interface yet; it is protected once it appears"
+                );
+            }
+            protected.push(one);
         }
-        let mut loader = EbpfLoader::new();
-        for map in &MAPS {
-            loader.map_pin_path(map.name, pins.map(map)?);
-        }
-        let mut ebpf = loader.load(OBJECT).context("loading the maps into the kernel")?;
-        let bans = HashMap::try_from(take_map(&mut ebpf, BANS)?)?;
-        let counters = PerCpuArray::try_from(take_map(&mut ebpf, COUNTERS)?)?;
-        program(&mut ebpf)?.load().context("the kernel's verifier refuses the XDP program")?;
-        let settings = Array::try_from(take_map(&mut ebpf, SETTINGS)?)?;
-        let Options { mode, log_drops, .. } = options;
-        Ok(Self { bans, counters, settings, ebpf, attached: Vec::new(), to_attach, mode, log_drops, pins })
+        let mut ebpf = load_maps(&mut pins, options.max_bans)?;
+        let mut maps = Maps::take(&mut ebpf, options.max_bans)?;
+        maps.recount()?;
+        let programs = Programs::load(ebpf, options.mode)?;
+        Ok(Self { maps, programs, protected, follows_routes, log_drops: options.log_drops, pins })
     }
 
     /// Puts the program on its interfaces. From here on the maps count.
@@ -106,280 +110,213 @@ impl Kernel {
     /// # Errors
     /// As [`open`](Self::open); nothing stays attached that was not before.
     pub fn attach(&mut self) -> Result<()> {
-        for (interface, plan) in std::mem::take(&mut self.to_attach) {
-            let pin = self.pins.link(&interface.name);
-            let mode = match plan {
-                Plan::Adopt(link, mode) => {
-                    self.adopt(link).with_context(|| format!("taking over interface {}", interface.name))?;
-                    info!(interface = interface.name, %mode, "Took over the XDP program that was attached");
-                    mode
-                }
-                Plan::Attach => {
-                    let (link, mode) = self.attach_new(&interface)?;
-                    if pin.exists() {
-                        // Left from an interface of this name that is gone.
-                        fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
-                    }
-                    self.pins.made(pin.clone());
-                    // Dropping a pinned link leaves it in place.
-                    drop(link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?);
-                    info!(interface = interface.name, %mode, "Attached the XDP program");
-                    mode
-                }
-            };
-            self.attached.push(AttachedInterface { name: interface.name, mode });
+        for protected in &mut self.protected {
+            let Some((interface, plan)) = protected.plan.take() else { continue };
+            protected.state = State::Attached(self.programs.attach(&interface, plan, &mut self.pins)?);
         }
         self.pins.keep();
-        let mut settings = Settings::default();
-        if self.log_drops {
-            self.log_drops()?;
-            settings.events_per_second = LOGGED_PER_SECOND;
+        // Whatever read them reads ours now.
+        self.pins.remove_old_layout()?;
+        self.maps.report_drops(self.log_drops)?;
+        if self.log_drops > 0 {
+            let events: RingBuf<MapData> = take(self.programs.ebpf(), EVENTS)?;
+            events::log(events);
         }
-        self.set_settings(settings)?;
         Ok(())
     }
 
-    /// Replaces the program behind a link in one step: no packet passes unchecked.
-    fn adopt(&mut self, link: PinnedLink) -> Result<()> {
-        let link = XdpLink::try_from(FdLink::from(link))?;
-        let program = program(&mut self.ebpf)?;
-        let id = program.attach_to_link(link)?;
-        // The pin holds the link; dropping ours does not detach it.
-        drop(program.take_link(id)?);
-        Ok(())
-    }
-
-    fn attach_new(&mut self, interface: &Interface) -> Result<(FdLink, Mode)> {
-        let name = &interface.name;
-        let program = program(&mut self.ebpf)?;
-        let mut attach = |mode| {
-            let id = program.attach_to_if_index(interface.index, mode)?;
-            program.take_link(id)
-        };
-        if self.mode != Some(Mode::Generic) {
-            match attach(XdpMode::Driver) {
-                Ok(link) => return Ok((link.try_into()?, Mode::Native)),
-                Err(error) if !is_drivers_fault(&error) => {
-                    return Err(error).with_context(|| format!("attaching to interface {name}"));
-                }
-                Err(error) if self.mode == Some(Mode::Native) => {
-                    let reason = anyhow!(error);
-                    bail!(
-                        "interface {name} cannot run XDP in its driver ({reason:#}); leave out --mode native"
-                    );
-                }
-                Err(error) => warn!(
-                    interface = name,
-                    reason = format!("{:#}", anyhow!(error)),
-                    "The driver cannot run XDP; falling back to generic mode, which costs more per packet"
-                ),
+    /// Protects an interface that has appeared, or has come back.
+    fn appeared(&mut self, at: usize, interface: &Interface) {
+        let pin = self.pins.link(&interface.name);
+        let attached = attach::plan(interface, &pin, self.programs.mode())
+            .and_then(|plan| self.programs.attach(interface, plan, &mut self.pins));
+        self.pins.keep();
+        let protected = &mut self.protected[at];
+        protected.index = Some(interface.index);
+        protected.state = match attached {
+            Ok(attached) => State::Attached(attached),
+            Err(error) => {
+                error!(interface = interface.name, "The interface is not protected: {error:#}");
+                State::Not(format!("{error:#}"))
             }
-        }
-        let link = attach(XdpMode::Skb).with_context(|| format!("attaching to interface {name}"))?;
-        Ok((link.try_into()?, Mode::Generic))
-    }
-
-    /// Has the programs report a sample of what they drop, and logs it.
-    fn log_drops(&mut self) -> Result<()> {
-        events::log(RingBuf::try_from(take_map(&mut self.ebpf, EVENTS)?)?);
-        Ok(())
-    }
-
-    /// Tells the programs what to look for.
-    fn set_settings(&mut self, settings: Settings) -> Result<()> {
-        self.settings.set(0, settings, 0).context("writing the settings")
+        };
     }
 }
 
 impl BanMap for Kernel {
-    fn set(&mut self, address: IpAddr, until: Until, now: SystemTime) -> Result<()> {
-        let key = BanKey::from(address);
-        let now_ns = monotonic_ns()?;
-        let mut entry = match self.bans.get(&key, 0) {
-            Ok(entry) if entry.scopes_at(now_ns) != 0 => entry,
-            _ => BanEntry::default(),
-        };
-        entry.slots = Default::default();
-        entry.slots[0] = Slot { ends_ns: ends_ns(until, now, now_ns), scopes: 1 << ALL_PORTS };
-        self.bans.insert(key, entry, 0).map_err(|error| match errno(&error) {
-            Some(Errno::E2BIG) => anyhow!("the map of bans is full ({MAX_BANS}); {address} is not banned"),
-            _ => anyhow!(error).context(format!("banning {address}")),
-        })
-    }
-
-    fn remove(&mut self, address: IpAddr) -> Result<()> {
-        match self.bans.remove(&BanKey::from(address)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("unbanning {address}")),
-        }
+    fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()> {
+        self.maps.set(subject, steps, now)
     }
 
     fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>> {
-        let now_ns = monotonic_ns()?;
-        let bans = self.bans.iter().map(|entry| {
-            let (key, entry) = entry?;
-            let ends = entry.slots.iter().map(|slot| slot.ends_ns).max();
-            let until = until(ends.unwrap_or_default(), now, now_ns);
-            Ok(MapBan { address: key.into(), until, packets: entry.packets })
-        });
-        bans.collect::<Result<_, MapError>>().context("reading the map of bans")
+        self.maps.bans(now)
+    }
+
+    fn scope(&mut self, scope: &Scope, in_use: Scopes) -> Result<u32> {
+        self.maps.scope(scope, in_use)
+    }
+
+    fn scopes(&self) -> Result<Vec<ScopeStatus>> {
+        self.maps.scope_status()
+    }
+
+    fn allow(&mut self, nets: &[IpNet]) -> Result<()> {
+        self.maps.allow(nets)
     }
 
     fn counters(&self) -> Result<Counters> {
-        let mut sum = Counters::default();
-        for per_cpu in self.counters.iter() {
-            for cpu in per_cpu.context("reading the counters")?.iter() {
-                sum += *cpu;
-            }
-        }
-        Ok(sum)
+        self.maps.counters(None)
     }
 
-    fn interfaces(&self) -> &[AttachedInterface] {
-        &self.attached
+    fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
+        let status = |protected: &Protected| {
+            let (mode, reason) = match &protected.state {
+                State::Attached(Attached { mode, reason }) => (Some(*mode), reason.clone()),
+                State::Not(reason) => (None, Some(reason.clone())),
+            };
+            let packets = protected.index.map(|index| self.maps.counters(Some(index))).transpose()?;
+            let packets = packets.unwrap_or_default().into();
+            Ok(InterfaceStatus { name: protected.name.clone(), mode, reason, packets })
+        };
+        self.protected.iter().map(status).collect()
+    }
+
+    fn follow(&mut self, all: &[Interface], default_routes: &[u32]) {
+        if self.follows_routes {
+            for interface in all.iter().filter(|interface| default_routes.contains(&interface.index)) {
+                if !self.protected.iter().any(|protected| protected.name == interface.name) {
+                    let name = interface.name.clone();
+                    self.protected.push(Protected { name, index: None, plan: None, state: not_there() });
+                }
+            }
+        }
+        for at in 0..self.protected.len() {
+            let Protected { name, index, .. } = &self.protected[at];
+            match all.iter().find(|interface| interface.name == *name) {
+                Some(interface) if *index != Some(interface.index) => self.appeared(at, interface),
+                None if index.is_some() => {
+                    warn!(interface = name, "The interface is gone; it is protected again once it is back");
+                    self.protected[at].index = None;
+                    self.protected[at].state = not_there();
+                }
+                _ => {}
+            }
+        }
     }
 
     fn capacity(&self) -> u32 {
-        MAX_BANS
+        self.maps.capacity()
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program = ebpf.program_mut(PROGRAM).context("the object has no XDP program")?;
-    Ok(program.try_into()?)
+fn not_there() -> State {
+    State::Not("the interface is not there".into())
 }
 
-fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
-    ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
-}
-
-/// The interfaces by name, or those of the default routes.
-async fn choose_interfaces(names: &[String], net: &Net) -> Result<Vec<Interface>> {
-    let all = net.interfaces().await?;
-    if names.is_empty() {
-        let routes = net.default_route_interfaces().await?;
-        let chosen: Vec<_> = all.into_iter().filter(|interface| routes.contains(&interface.index)).collect();
-        if chosen.is_empty() {
-            bail!("there is no default route to tell which interface to protect; name it with -i");
+/// Opens the pinned maps, and makes those that are missing. A map of bans of another size, or of the layout before this
+/// one, is taken over into a new one, which takes its place only once it is complete.
+fn load_maps(pins: &mut Pins, max_bans: u32) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(BANS, max_bans);
+    let (mut bans_pin, mut fresh_counters) = (None, false);
+    for map in &MAPS {
+        let entries = if map.name == BANS { max_bans } else { map.max_entries };
+        match pins.map(map, entries)? {
+            Pin::Same(path) => {
+                loader.map_pin_path(map.name, path);
+            }
+            Pin::Missing(path) if map.name != BANS => {
+                fresh_counters |= map.name == COUNTERS;
+                pins.made(path.clone());
+                loader.map_pin_path(map.name, path);
+            }
+            pin => bans_pin = Some(pin),
         }
-        return Ok(chosen);
     }
-    let known = all.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ");
-    let mut chosen: Vec<Interface> = Vec::new();
-    for name in names {
-        let found = all.iter().find(|interface| interface.name == *name);
-        let found = found.with_context(|| format!("there is no interface \"{name}\"; there are {known}"))?;
-        if !chosen.contains(found) {
-            chosen.push(found.clone());
+    let mut ebpf = loader.load(OBJECT).context("loading the maps into the kernel")?;
+    let Some(pin) = bans_pin else {
+        return Ok(ebpf);
+    };
+    let path = match pin {
+        Pin::Same(path) => path,
+        Pin::Resized(path) => {
+            let old = HashMap::try_from(aya::maps::Map::from_map_data(MapData::from_pin(&path)?)?)?;
+            let bans = take_over::<BanEntry>(&old, &mut ebpf, max_bans)?;
+            info!(bans, max_bans, "Took the bans over into a map of another size");
+            path
         }
+        Pin::Missing(path) => {
+            if let Some(old) = pins.old_map(&V1_BANS)? {
+                let old = HashMap::try_from(aya::maps::Map::from_map_data(MapData::from_pin(old)?)?)?;
+                let bans = take_over::<v1::Ban>(&old, &mut ebpf, max_bans)?;
+                info!(bans, "Took the bans over from layout 1");
+                if fresh_counters {
+                    take_over_counters(pins, &mut ebpf)?;
+                }
+            }
+            path
+        }
+    };
+    pins.put(ebpf.map(BANS).context("the object has no map of bans")?, &path)?;
+    Ok(ebpf)
+}
+
+fn take_over<V: aya::Pod + Into<BanEntry>>(
+    old: &HashMap<MapData, BanKey, V>,
+    ebpf: &mut Ebpf,
+    max_bans: u32,
+) -> Result<u32> {
+    let there = old.keys().count();
+    if there > max_bans as usize {
+        bail!("max_bans = {max_bans} is less than the {there} bans in the kernel; raise it in f2b.local");
+    }
+    let new = ebpf.map_mut(BANS).context("the object has no map of bans")?;
+    copy_bans(old, &mut HashMap::try_from(new)?)
+}
+
+/// What layout 1 has counted, into entry 0: no interface has the index 0.
+fn take_over_counters(pins: &Pins, ebpf: &mut Ebpf) -> Result<()> {
+    let Some(old) = pins.old_map(&V1_COUNTERS)? else {
+        return Ok(());
+    };
+    let old =
+        PerCpuArray::<_, v1::Counters>::try_from(aya::maps::Map::from_map_data(MapData::from_pin(old)?)?)?;
+    let counted = old.get(&0, 0)?;
+    let per_cpu = counted.iter().map(|&[passed, dropped, lapsed, not_ip, malformed]| Counters {
+        passed,
+        dropped,
+        lapsed,
+        not_ip,
+        malformed,
+        ..Counters::default()
+    });
+    let new = ebpf.map_mut(COUNTERS).context("the object has no counters")?;
+    let mut new = PerCpuArray::<_, Counters>::try_from(new)?;
+    new.set(0, PerCpuValues::try_from(per_cpu.collect::<Vec<_>>())?, 0).context("writing the counters")
+}
+
+/// The interfaces of the default routes.
+fn default_interfaces(all: &[Interface], routes: &[u32]) -> Result<Vec<String>> {
+    let chosen = all.iter().filter(|interface| routes.contains(&interface.index));
+    let chosen: Vec<_> = chosen.map(|interface| interface.name.clone()).collect();
+    if chosen.is_empty() {
+        bail!("there is no default route to tell which interface to protect; name it with -i");
     }
     Ok(chosen)
 }
 
-/// What to do with the interface, whose pinned link would be at `pin`.
-fn plan(interface: &Interface, pin: &Path, wanted: Option<Mode>) -> Result<Plan> {
-    let name = &interface.name;
-    let link = if pin.exists() {
-        Some(PinnedLink::from_pin(pin).with_context(|| format!("opening {}", pin.display()))?)
-    } else {
-        None
-    };
-    let Some(xdp) = interface.xdp else {
-        return Ok(Plan::Attach);
-    };
-    if let Some(link) = link {
-        let link = FdLink::from(link);
-        if link.info()?.program_id() == xdp.program_id {
-            let mode = if xdp.native { Mode::Native } else { Mode::Generic };
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != mode) {
-                bail!(
-                    "f2b is attached to {name} in {mode} mode; to change it to {wanted}, run `f2b detach` first"
-                );
-            }
-            let link = PinnedLink::from_pin(pin).with_context(|| format!("opening {}", pin.display()))?;
-            return Ok(Plan::Adopt(link, mode));
+/// The interfaces that are named, each once. One of them must be there; others may appear later.
+fn named_interfaces(all: &[Interface], names: &[String]) -> Result<Vec<String>> {
+    let is_there = |name: &String| all.iter().any(|interface| interface.name == *name);
+    if let Some(name) = names.first().filter(|_| !names.iter().any(is_there)) {
+        let known = all.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>().join(", ");
+        bail!("there is no interface \"{name}\"; there are {known}");
+    }
+    let mut chosen: Vec<String> = Vec::new();
+    for name in names {
+        if !chosen.contains(name) {
+            chosen.push(name.clone());
         }
     }
-    let id = xdp.program_id;
-    let owner = loaded_programs().flatten().find(|program| program.id() == id);
-    let owner = owner.as_ref().and_then(|program| program.name_as_str()).unwrap_or_default();
-    if owner == PROGRAM {
-        bail!(
-            "interface {name} has the XDP program of another f2b (id {id}); \
-             remove it with `f2b detach --pin-dir` and that one's place, or protect another interface with -i"
-        );
-    }
-    bail!(
-        "interface {name} already has the XDP program \"{owner}\" (id {id}), which f2b will not evict; \
-         `bpftool prog show id {id}` and `bpftool link show` tell whose it is: remove it with its own tool, \
-         or protect another interface with -i"
-    )
-}
-
-/// The kernel's monotonic clock, which ends bans.
-fn monotonic_ns() -> Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading the monotonic clock")?;
-    Ok(u64::try_from(Duration::from(now).as_nanos())?)
-}
-
-/// An end on the wall clock, on the kernel's clock.
-fn ends_ns(until: Until, now: SystemTime, now_ns: u64) -> u64 {
-    match until {
-        Until::Forever => FOREVER,
-        Until::Time(end) => {
-            let left = end.duration_since(now).unwrap_or_default();
-            now_ns.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(FOREVER))
-        }
-    }
-}
-
-/// An end on the kernel's clock, on the wall clock.
-fn until(ends_ns: u64, now: SystemTime, now_ns: u64) -> Until {
-    if ends_ns == FOREVER {
-        return Until::Forever;
-    }
-    let end = if ends_ns >= now_ns {
-        now.checked_add(Duration::from_nanos(ends_ns - now_ns))
-    } else {
-        now.checked_sub(Duration::from_nanos(now_ns - ends_ns))
-    };
-    end.map_or(Until::Forever, Until::Time)
-}
-
-/// Whether generic mode may work where native mode failed so: not when the interface is taken or gone, or we may not.
-fn is_drivers_fault(error: &ProgramError) -> bool {
-    let ProgramError::SyscallError(error) = error else {
-        return true;
-    };
-    let errno = error.io_error.raw_os_error().map(Errno::from_raw);
-    !matches!(errno, Some(Errno::EBUSY | Errno::EEXIST | Errno::ENODEV | Errno::EPERM))
-}
-
-fn errno(error: &MapError) -> Option<Errno> {
-    match error {
-        MapError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_survive_the_way_into_the_kernel_and_back() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let now_ns = 5_000_000_000;
-        for end in [
-            Until::Forever,
-            Until::Time(now + Duration::from_secs(600)),
-            Until::Time(now),
-            Until::Time(now + Duration::from_nanos(1)),
-        ] {
-            assert_eq!(until(ends_ns(end, now, now_ns), now, now_ns), end);
-        }
-        let over = Until::Time(now - Duration::from_secs(1));
-        assert_eq!(ends_ns(over, now, now_ns), now_ns, "a ban that is over ends now, never wraps");
-    }
+    Ok(chosen)
 }

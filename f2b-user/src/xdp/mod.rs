@@ -3,53 +3,88 @@
 //! [`BanMap`] is the one narrow door to it: the agent decides, the map holds. [`Kernel`] is the real one, [`DryRun`]
 //! only remembers.
 
+mod attach;
 mod events;
 mod kernel;
+mod maps;
 mod pins;
 
-use std::{collections::HashMap, fmt, net::IpAddr, path::PathBuf, time::SystemTime};
+use std::{collections::HashMap, fmt, time::SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 pub use f2b_ebpf::Counters;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    events::LOGGED_PER_SECOND,
     kernel::{Kernel, OBJECT, Options},
     pins::{DEFAULT_PIN_DIR, detach},
 };
-use crate::ban::Until;
+use crate::{
+    ban::{Scopes, Step, Subject},
+    control::Packets,
+    net::Interface,
+    scope::Scope,
+};
 
-/// Where banned addresses are enforced.
+/// Where bans are enforced.
 pub trait BanMap {
-    /// Bans `address` until then. A ban that is there gets the new end and keeps its packet count.
+    /// Makes these steps the ban of `subject`, and frees it if there are none. A ban that holds keeps its packet count.
     ///
     /// # Errors
     /// The map is full, or the kernel refuses.
-    fn set(&mut self, address: IpAddr, until: Until, now: SystemTime) -> Result<()>;
-
-    /// Frees `address`; no error if it was free.
-    fn remove(&mut self, address: IpAddr) -> Result<()>;
+    fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()>;
 
     /// Everything in the map, bans that are over included.
     fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>>;
+
+    /// The number of `scope` in the masks of bans. `in_use` are the numbers that bans have; another scope may get one
+    /// that is not among them.
+    ///
+    /// # Errors
+    /// All 63 numbers are in use.
+    fn scope(&mut self, scope: &Scope, in_use: Scopes) -> Result<u32>;
+
+    /// The scopes that have a number, and what was dropped in their names.
+    fn scopes(&self) -> Result<Vec<ScopeStatus>>;
+
+    /// Makes these prefixes the allow list: whoever is in it is never dropped.
+    fn allow(&mut self, nets: &[IpNet]) -> Result<()>;
 
     /// The frames seen so far, by verdict, over all CPUs and interfaces.
     fn counters(&self) -> Result<Counters>;
 
     /// The interfaces it works on, and how.
-    fn interfaces(&self) -> &[AttachedInterface];
+    fn interfaces(&self) -> Result<Vec<InterfaceStatus>>;
 
-    /// How many bans fit.
+    /// Follows the machine's interfaces: `all` of them, and the indexes of those that default routes use.
+    fn follow(&mut self, all: &[Interface], default_routes: &[u32]);
+
+    /// How many bans of addresses fit.
     fn capacity(&self) -> u32;
 }
 
 /// A ban as the map holds it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MapBan {
-    pub address: IpAddr,
-    pub until: Until,
+    pub subject: Subject,
+    /// Latest end first.
+    pub steps: Vec<Step>,
     /// Packets dropped because of it.
     pub packets: u64,
+}
+
+/// A scope, and what was dropped in its name.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ScopeStatus {
+    /// Its bit in the masks of bans.
+    pub number: u32,
+    /// In words: `all ports`, `tcp 22`.
+    pub ports: String,
+    pub packets: u64,
+    /// Of the whole frames.
+    pub bytes: u64,
 }
 
 /// Where on an interface frames are checked.
@@ -60,6 +95,8 @@ pub enum Mode {
     Native,
     /// In the kernel's network stack, for drivers without XDP: works everywhere, costs more.
     Generic,
+    /// Further up in the stack, where something else has XDP.
+    Tc,
 }
 
 impl fmt::Display for Mode {
@@ -67,56 +104,84 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Tc => "tc",
         })
     }
 }
 
-/// An interface with the program on it.
+/// An interface that is protected, or waited for.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct AttachedInterface {
+pub struct InterfaceStatus {
     pub name: String,
-    pub mode: Mode,
+    /// `None`: the interface is not there now.
+    pub mode: Option<Mode>,
+    /// Why not the best mode, or why none.
+    pub reason: Option<String>,
+    /// Its frames by verdict, since its maps were made.
+    pub packets: Packets,
 }
 
 /// The map of a dry run: decides everything, enforces nothing.
 #[derive(Debug, Default)]
 pub struct DryRun {
-    bans: HashMap<IpAddr, Until>,
+    bans: HashMap<Subject, Vec<Step>>,
+    scopes: Vec<Scope>,
 }
 
 impl BanMap for DryRun {
-    fn set(&mut self, address: IpAddr, until: Until, _now: SystemTime) -> Result<()> {
-        self.bans.insert(address, until);
-        Ok(())
-    }
-
-    fn remove(&mut self, address: IpAddr) -> Result<()> {
-        self.bans.remove(&address);
+    fn set(&mut self, subject: Subject, steps: &[Step], _now: SystemTime) -> Result<()> {
+        if steps.is_empty() {
+            self.bans.remove(&subject);
+        } else {
+            self.bans.insert(subject, steps.to_vec());
+        }
         Ok(())
     }
 
     fn bans(&self, _now: SystemTime) -> Result<Vec<MapBan>> {
-        Ok(self
-            .bans
-            .iter()
-            .map(|(address, until)| MapBan { address: *address, until: *until, packets: 0 })
-            .collect())
+        let ban = |(subject, steps): (&Subject, &Vec<Step>)| MapBan {
+            subject: *subject,
+            steps: steps.clone(),
+            packets: 0,
+        };
+        Ok(self.bans.iter().map(ban).collect())
+    }
+
+    /// Numbers are not used again, so that there are as many as jails have ever had.
+    fn scope(&mut self, scope: &Scope, _in_use: Scopes) -> Result<u32> {
+        if *scope == Scope::AllPorts {
+            return Ok(f2b_ebpf::ALL_PORTS);
+        }
+        let known = self.scopes.iter().position(|known| known == scope);
+        let number = known.unwrap_or(self.scopes.len()) as u32 + 1;
+        if number >= f2b_ebpf::MAX_SCOPES {
+            bail!("{} different sets of ports are in use, and no more fit", self.scopes.len());
+        }
+        if known.is_none() {
+            self.scopes.push(scope.clone());
+        }
+        Ok(number)
+    }
+
+    fn scopes(&self) -> Result<Vec<ScopeStatus>> {
+        Ok(Vec::new())
+    }
+
+    fn allow(&mut self, _nets: &[IpNet]) -> Result<()> {
+        Ok(())
     }
 
     fn counters(&self) -> Result<Counters> {
         Ok(Counters::default())
     }
 
-    fn interfaces(&self) -> &[AttachedInterface] {
-        &[]
+    fn interfaces(&self) -> Result<Vec<InterfaceStatus>> {
+        Ok(Vec::new())
     }
+
+    fn follow(&mut self, _all: &[Interface], _default_routes: &[u32]) {}
 
     fn capacity(&self) -> u32 {
         f2b_ebpf::MAX_BANS
     }
-}
-
-/// Directory of the current layout's maps below the pin directory.
-fn maps_dir(pin_dir: &std::path::Path) -> PathBuf {
-    pin_dir.join(format!("v{}", f2b_ebpf::LAYOUT))
 }

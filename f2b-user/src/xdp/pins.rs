@@ -2,8 +2,8 @@
 //! links beside them because a link survives a change of layout.
 //!
 //! ```text
-//! /sys/fs/bpf/f2b/v1/bans
-//! /sys/fs/bpf/f2b/v1/counters
+//! /sys/fs/bpf/f2b/v2/bans
+//! /sys/fs/bpf/f2b/v2/…
 //! /sys/fs/bpf/f2b/links/eth0
 //! ```
 
@@ -11,23 +11,38 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::maps::{MapInfo, MapType, lpm_trie};
+use aya::{
+    maps::{MapInfo, MapType, lpm_trie},
+    programs::{
+        TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::qdisc_detach_program,
+    },
+};
 use f2b_ebpf::{
     ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTED_INTERFACES, COUNTERS, Counters, EVENT_LIMIT, EVENTS,
-    EVENTS_BYTES, EventLimit, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PORTS, PREFIXES,
-    PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope, ScopeCounters, Settings,
+    EVENTS_BYTES, EventLimit, LAYOUT, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PORTS,
+    PREFIXES, PROGRAM_TC, PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope, ScopeCounters, Settings, v1,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tokio::time::sleep;
+use tracing::debug;
 
-use super::maps_dir;
+use crate::net::{Interface, Net};
 
 /// Where pins live unless `--pin-dir` says otherwise.
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/f2b";
 
 const LINKS: &str = "links";
+/// Programs that are attached by a filter of tc, because the kernel has no links for it.
+const CLSACT: &str = "clsact";
+
+/// How long the kernel may take to let go of an unpinned link: milliseconds as a rule.
+const DETACHED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The pin directory, held by one agent at a time.
 #[derive(Debug)]
@@ -47,7 +62,7 @@ impl Pins {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         check_bpffs(dir)?;
         let mut pins = Self { dir: dir.to_owned(), made: Vec::new(), lock: None };
-        for dir in [dir.to_owned(), maps_dir(dir), dir.join(LINKS)] {
+        for dir in [dir.to_owned(), layout_dir(dir, LAYOUT), dir.join(LINKS)] {
             match fs::create_dir(&dir) {
                 Ok(()) => pins.made.push(dir),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -58,25 +73,88 @@ impl Pins {
                 ),
             }
         }
+        pins.refuse_newer()?;
         pins.lock =
             Some(lock(dir).map_err(|error| anyhow!("{error:#}, or give this one another --pin-dir"))?);
         Ok(pins)
     }
 
-    /// The pin of `map`, checked: aya opens a pin unseen, and a look-up through another layout overwrites memory.
-    pub(super) fn map(&mut self, map: &Map) -> Result<PathBuf> {
-        let path = maps_dir(&self.dir).join(map.name);
-        if path.exists() {
-            map.check(&path)?;
-        } else {
-            self.made.push(path.clone());
+    /// The pin of `map` with this many entries, checked: aya opens a pin unseen, and a look-up through another layout
+    /// overwrites memory.
+    pub(super) fn map(&mut self, map: &Map, max_entries: u32) -> Result<Pin> {
+        let path = self.maps().join(map.name);
+        if !path.exists() {
+            return Ok(Pin::Missing(path));
         }
-        Ok(path)
+        let found = map.check(&path, max_entries)?;
+        Ok(if found == max_entries { Pin::Same(path) } else { Pin::Resized(path) })
     }
 
-    /// The pin of the link on `interface`. The BPF file system reserves dots in names.
+    /// The pin of `map` in the layout before this one, checked.
+    pub(super) fn old_map(&self, map: &Map) -> Result<Option<PathBuf>> {
+        let path = layout_dir(&self.dir, v1::LAYOUT).join(map.name);
+        if !path.exists() {
+            return Ok(None);
+        }
+        map.check(&path, map.max_entries)?;
+        Ok(Some(path))
+    }
+
+    /// Pins a map that is complete, in the place of the one that may be pinned there: in one step, so that there is
+    /// always a complete one.
+    pub(super) fn put(&mut self, map: &aya::maps::Map, path: &Path) -> Result<()> {
+        let new = path.with_file_name("new");
+        if new.exists() {
+            fs::remove_file(&new).with_context(|| format!("removing {}", new.display()))?;
+        }
+        map.pin(&new).with_context(|| format!("pinning {}", new.display()))?;
+        if !path.exists() {
+            self.made.push(path.to_owned());
+        }
+        fs::rename(&new, path).with_context(|| format!("pinning {}", path.display()))
+    }
+
+    /// Removes the layout before this one, once nothing works with it any more.
+    pub(super) fn remove_old_layout(&self) -> Result<()> {
+        let dir = layout_dir(&self.dir, v1::LAYOUT);
+        if dir.exists() {
+            remove_all(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Where the maps are.
+    fn maps(&self) -> PathBuf {
+        layout_dir(&self.dir, LAYOUT)
+    }
+
+    /// The pin of the link on `interface`.
     pub(super) fn link(&self, interface: &str) -> PathBuf {
-        self.dir.join(LINKS).join(interface.replace('%', "%25").replace('.', "%2e"))
+        self.dir.join(LINKS).join(pin_name(interface))
+    }
+
+    /// A newer f2b's maps hold bans that this one cannot read.
+    fn refuse_newer(&self) -> Result<()> {
+        for path in entries(&self.dir)? {
+            if let Some(version) = layout_version(&path).filter(|version| *version > LAYOUT) {
+                bail!(
+                    "{} is of a newer f2b (layout {version}, this one has {LAYOUT}); use that one, \
+                     or remove its bans from the kernel with `f2b detach`",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The pin of the program that a filter on `interface` has.
+    pub(super) fn clsact(&mut self, interface: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(CLSACT);
+        if !dir.exists() {
+            fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
+            self.made.push(dir.clone());
+        }
+        Ok(dir.join(pin_name(interface)))
     }
 
     /// Notes a pin made since, to be removed if the start fails.
@@ -96,11 +174,29 @@ impl Drop for Pins {
     }
 }
 
+/// An interface's name as a pin's: the BPF file system reserves dots.
+fn pin_name(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+fn interface_name(pin: &Path) -> String {
+    pin.file_name().unwrap_or_default().to_string_lossy().replace("%2e", ".").replace("%25", "%")
+}
+
 /// Removes files and directories, last made first. Best effort: it runs when something else has failed already.
 fn unmake(made: &[PathBuf]) {
     for path in made.iter().rev() {
         drop(if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) });
     }
+}
+
+/// What there is of a map.
+pub(super) enum Pin {
+    /// Nothing yet; here it belongs.
+    Missing(PathBuf),
+    Same(PathBuf),
+    /// The map with another number of entries.
+    Resized(PathBuf),
 }
 
 /// A pinned map as this program knows it.
@@ -109,7 +205,7 @@ pub(super) struct Map {
     kind: MapType,
     key_size: usize,
     value_size: usize,
-    max_entries: u32,
+    pub(super) max_entries: u32,
 }
 
 impl Map {
@@ -131,13 +227,20 @@ pub(super) const MAPS: [Map; 10] = [
     Map::new::<u32, EventLimit>(EVENT_LIMIT, MapType::PerCpuArray, 1),
 ];
 
+/// The maps of layout 1 that are taken over.
+pub(super) const V1_BANS: Map = Map::new::<BanKey, v1::Ban>(BANS, MapType::Hash, MAX_BANS);
+pub(super) const V1_COUNTERS: Map = Map::new::<u32, v1::Counters>(COUNTERS, MapType::PerCpuArray, 1);
+
 impl Map {
-    fn check(&self, path: &Path) -> Result<()> {
+    /// Returns how many entries the pinned map has.
+    fn check(&self, path: &Path, max_entries: u32) -> Result<u32> {
         let info =
             MapInfo::from_pin(path).with_context(|| format!("opening the pinned map {}", path.display()))?;
         let kind = info.map_type().context("a kind of map that f2b does not know")?;
-        let found = layout(kind, info.key_size() as usize, info.value_size() as usize, info.max_entries());
-        let ours = layout(self.kind, self.key_size, self.value_size, self.max_entries);
+        // The map of bans may have any number.
+        let entries = if self.name == BANS { max_entries } else { info.max_entries() };
+        let found = layout(kind, info.key_size() as usize, info.value_size() as usize, entries);
+        let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
         if found != ours {
             bail!(
                 "the pinned map {} has another layout ({found}; this f2b has {ours}); remove it with `f2b detach`, \
@@ -145,7 +248,7 @@ impl Map {
                 path.display(),
             );
         }
-        Ok(())
+        Ok(info.max_entries())
     }
 }
 
@@ -153,26 +256,26 @@ fn layout(kind: MapType, key_size: usize, value_size: usize, max_entries: u32) -
     format!("{kind:?}, {key_size} bytes of key, {value_size} of value, {max_entries} entries")
 }
 
-/// Removes what f2b has in `dir`: links first, which ends enforcement, then maps. Returns the pins removed.
+/// Removes what f2b has in `dir`: links first, which ends enforcement, then maps. Returns the pins removed, once no
+/// interface has the program any more.
 ///
 /// # Errors
 /// An agent works there, or the file system refuses.
-pub fn detach(dir: &Path) -> Result<Vec<PathBuf>> {
+pub async fn detach(dir: &Path, net: &Net) -> Result<Vec<PathBuf>> {
     check_bpffs(dir)?;
     if !dir.exists() {
         return Ok(Vec::new());
     }
     let _lock = lock(dir)?;
+    let programs = linked_programs(&dir.join(LINKS))?;
     let mut removed = Vec::new();
-    let mut dirs = vec![dir.join(LINKS)];
+    remove_filters(&dir.join(CLSACT))?;
+    let mut dirs = vec![dir.join(LINKS), dir.join(CLSACT)];
     dirs.extend(entries(dir)?.into_iter().filter(|path| is_layout(path)));
     for dir in dirs.into_iter().filter(|dir| dir.exists()) {
-        for pin in entries(&dir)? {
-            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
-            removed.push(pin);
-        }
-        fs::remove_dir(&dir).with_context(|| format!("removing {}", dir.display()))?;
+        removed.extend(remove_all(&dir)?);
     }
+    wait_until_gone(&programs, net).await?;
     match fs::remove_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
             Err(error).with_context(|| format!("removing {}", dir.display()))
@@ -181,10 +284,76 @@ pub fn detach(dir: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// Removes the filters whose programs are pinned in `dir`.
+fn remove_filters(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    for pin in entries(dir)? {
+        let interface = interface_name(&pin);
+        if let Err(error) = qdisc_detach_program(&interface, TcAttachType::Ingress, PROGRAM_TC) {
+            debug!(interface, "There is no filter to remove: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory and the pins in it, which are returned.
+fn remove_all(dir: &Path) -> Result<Vec<PathBuf>> {
+    let pins = entries(dir)?;
+    for pin in &pins {
+        fs::remove_file(pin).with_context(|| format!("removing {}", pin.display()))?;
+    }
+    fs::remove_dir(dir).with_context(|| format!("removing {}", dir.display()))?;
+    Ok(pins)
+}
+
+/// The programs behind the links that are pinned in `dir`.
+fn linked_programs(dir: &Path) -> Result<Vec<u32>> {
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    let program = |pin: PathBuf| {
+        let link = PinnedLink::from_pin(&pin).with_context(|| format!("opening {}", pin.display()))?;
+        Ok(FdLink::from(link).info()?.program_id())
+    };
+    entries(dir)?.into_iter().map(program).collect()
+}
+
+/// Waits until no interface runs any of `programs`: the kernel lets go of an unpinned link some time later.
+async fn wait_until_gone(programs: &[u32], net: &Net) -> Result<()> {
+    let end = Instant::now() + DETACHED_WITHIN;
+    loop {
+        let interfaces = net.interfaces().await?;
+        let attached = |interface: &&Interface| {
+            interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id))
+        };
+        let Some(interface) = interfaces.iter().find(attached) else {
+            return Ok(());
+        };
+        if Instant::now() > end {
+            bail!(
+                "interface {} still has the XDP program, which another process must be holding; \
+                 `bpftool link show` tells which",
+                interface.name
+            );
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Whether `path` is the map directory of some layout: `v1`, `v2`, ….
 fn is_layout(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok())
+    layout_version(path).is_some()
+}
+
+fn layout_version(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()
+}
+
+/// The map directory of a layout below the pin directory.
+fn layout_dir(pin_dir: &Path, layout: u32) -> PathBuf {
+    pin_dir.join(format!("v{layout}"))
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -4,12 +4,14 @@
 mod strptime;
 mod template;
 
+use std::sync::OnceLock;
+
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
 pub(super) use self::strptime::NoTime;
 use self::template::Template;
-use super::expression::Captured;
+use super::expression::{Captured, Set};
 
 /// A template that has not hit for so many seconds gives way.
 const UNUSED: f64 = 300.0;
@@ -49,6 +51,41 @@ const DEFAULTS: [&str; 17] = [
     "TAI64N",
 ];
 
+/// A way to write a date, and how it served.
+#[derive(Clone, Copy, Debug)]
+pub struct DateTemplate<'a>(&'a Entry);
+
+impl DateTemplate<'_> {
+    /// As fail2ban names it: `{^LN-BEG}ExYear-Month-Day 24hour:Minute:Second`.
+    pub fn name(&self) -> String {
+        template::describe(&self.0.template.name)
+    }
+
+    /// As it is written in a `datepattern`; empty for those that are a word there.
+    pub fn pattern(&self) -> &str {
+        self.0.template.pattern.as_deref().unwrap_or_default()
+    }
+
+    /// What is searched for, as Python would read it, without the bounds of a word.
+    pub fn expression(&self) -> &str {
+        &self.0.template.expression
+    }
+
+    pub fn hits(&self) -> u32 {
+        self.0.hits
+    }
+
+    /// How much its hits count, by their number and distance.
+    pub fn weight(&self) -> f64 {
+        self.0.weight()
+    }
+
+    /// How much one hit counts.
+    pub fn own_weight(&self) -> f64 {
+        self.0.template.weight
+    }
+}
+
 /// A date that was found in a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Found {
@@ -63,6 +100,8 @@ pub(super) struct Found {
 #[derive(Debug)]
 struct Entry {
     template: Template,
+    /// Its number among the candidates.
+    id: usize,
     hits: u32,
     last_used: f64,
     /// Where the last hit began, in characters.
@@ -93,6 +132,9 @@ pub(super) struct Detector {
     last: Option<(usize, Place)>,
     first_unused: usize,
     zone: TimeZone,
+    /// Tells in one pass over a line which templates may match. Made when the first line needs it: a journal's never
+    /// does.
+    any: OnceLock<Set>,
 }
 
 impl Detector {
@@ -102,7 +144,7 @@ impl Detector {
     /// # Errors
     /// A pattern that is none, with the reason.
     pub(super) fn new(datepattern: &str, zone: TimeZone, this_year: i16) -> Result<Self> {
-        let mut detector = Self { entries: Vec::new(), last: None, first_unused: 0, zone };
+        let mut detector = Self::none(zone);
         for pattern in datepattern.lines().map(str::trim).filter(|pattern| !pattern.is_empty()) {
             detector.add_pattern(pattern, this_year)?;
         }
@@ -114,7 +156,7 @@ impl Detector {
 
     /// A detector that finds nothing.
     pub(super) fn none(zone: TimeZone) -> Self {
-        Self { entries: Vec::new(), last: None, first_unused: 0, zone }
+        Self { entries: Vec::new(), last: None, first_unused: 0, zone, any: OnceLock::new() }
     }
 
     /// Compiles all templates now.
@@ -153,7 +195,8 @@ impl Detector {
         if self.entries.iter().any(|entry| entry.template.name == template.name) {
             bail!("datepattern has {} twice", template.name);
         }
-        self.entries.push(Entry { template, hits: 0, last_used: 0.0, distance: usize::MAX });
+        let id = self.entries.len();
+        self.entries.push(Entry { template, id, hits: 0, last_used: 0.0, distance: usize::MAX });
         Ok(())
     }
 
@@ -162,6 +205,11 @@ impl Detector {
         for template in templates {
             drop(self.add(template));
         }
+    }
+
+    /// The templates, in the order in which they are tried.
+    pub(super) fn templates(&self) -> impl Iterator<Item = DateTemplate<'_>> {
+        self.entries.iter().map(DateTemplate)
     }
 
     /// Finds the date of `line`, and the time it tells. `now` decides what the date leaves open.
@@ -198,8 +246,9 @@ impl Detector {
             }
         }
         let last_start = self.last.as_ref().map_or(1, |(_, place)| place.start);
+        let may_match = self.candidates(line);
         for (index, entry) in self.entries.iter().enumerate() {
-            if tried == Some(index) {
+            if tried == Some(index) || !may_match.contains(&entry.id) {
                 continue;
             }
             let Some(found) = entry.template.search(line, 0) else { continue };
@@ -215,6 +264,17 @@ impl Detector {
             }
         }
         reserve.map(|(_, index, found)| (index, found))
+    }
+
+    /// The templates that may match `line`, by their numbers.
+    fn candidates(&self, line: &str) -> Vec<usize> {
+        let make = || {
+            let mut templates: Vec<_> =
+                self.entries.iter().map(|entry| (entry.id, &entry.template)).collect();
+            templates.sort_by_key(|(id, _)| *id);
+            Set::new(templates.into_iter().filter_map(|(_, template)| template.compiled()))
+        };
+        self.any.get_or_init(make).candidates(line)
     }
 
     /// Remembers a hit, and moves the template ahead if it hits more than those before it.

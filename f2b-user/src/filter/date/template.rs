@@ -34,7 +34,7 @@ pub(super) struct Template {
     pub(super) at_line_begin: bool,
     pub(super) at_line_end: bool,
     kind: Kind,
-    expression: String,
+    pub(super) expression: String,
     bounds: (bool, bool),
     compiled: OnceLock<Option<Pattern>>,
 }
@@ -152,8 +152,13 @@ impl Template {
 
     /// Where `text` has such a date, at `from` or later. A search that goes over its budget finds none.
     pub(super) fn search<'t>(&self, text: &'t str, from: usize) -> Option<Captured<'t>> {
+        self.compiled()?.search_from(text, from).ok()?
+    }
+
+    /// What searches for it; `None` if it does not compile.
+    pub(super) fn compiled(&self) -> Option<&Pattern> {
         let compile = || Pattern::bounded(&self.expression, self.bounds.0, self.bounds.1).ok();
-        self.compiled.get_or_init(compile).as_ref()?.search_from(text, from).ok()?
+        self.compiled.get_or_init(compile).as_ref()
     }
 
     /// The time that a date found by this template tells.
@@ -197,6 +202,50 @@ fn epoch_tag(pattern: &str) -> Option<(std::ops::Range<usize>, bool)> {
         (!upper[..at].ends_with('\\')).then(|| at..at + tag.len())
     };
     find("{LEPOCH}").map(|range| (range, true)).or_else(|| find("{EPOCH}").map(|range| (range, false)))
+}
+
+/// A pattern with words for its fields: `%d` is `Day` (`datetemplate.py`, `DatePatternRegex.setRegex`).
+pub(super) fn describe(pattern: &str) -> String {
+    let word = |field: &str| {
+        Some(match field {
+            "a" => "DAY",
+            "A" => "DAYNAME",
+            "b" => "MON",
+            "B" => "MONTH",
+            "d" => "Day",
+            "H" => "24hour",
+            "I" => "12hour",
+            "j" => "Yearday",
+            "m" => "Month",
+            "M" => "Minute",
+            "p" => "AMPM",
+            "S" => "Second",
+            "U" | "W" => "Yearweek",
+            "w" => "Weekday",
+            "y" => "Year2",
+            "Y" => "Year",
+            "%" => "%",
+            "z" => "Zone offset",
+            "f" => "Microseconds",
+            "Z" => "Zone name",
+            _ => return None,
+        })
+    };
+    let mut out = String::new();
+    let mut rest = pattern;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let (mark, field) = rest.strip_prefix("Ex").map_or(("", rest), |field| ("Ex", field));
+        match field.get(..1).and_then(word) {
+            Some(word) => {
+                out.extend([mark, word]);
+                rest = &field[1..];
+            }
+            None => out.push('%'),
+        }
+    }
+    out + rest
 }
 
 /// Replaces `%d` and its like.

@@ -1,9 +1,16 @@
-//! fail2ban's expressions: tags expanded ([`tags`]), read as Python reads them ([`syntax`]), written again for the
-//! crates that match them ([`emit`]), and searched for with the verdict of Python's `re` ([`pattern`]).
+//! fail2ban's expressions: tags expanded ([`tags`]), read as Python reads them ([`syntax`]), written again as automata
+//! that find the few that may match ([`candidate`]), and run with the verdict of Python's `re` ([`program`],
+//! [`machine`]); together a [`pattern`].
 
-mod emit;
+mod candidate;
+mod chars;
+mod machine;
 mod pattern;
+mod program;
 mod syntax;
 pub(super) mod tags;
 
-pub(super) use self::pattern::{Captured, OverBudget, Pattern, Set};
+pub(super) use self::{
+    machine::OverBudget,
+    pattern::{Captured, Pattern, Set},
+};

@@ -96,6 +96,8 @@ pub(super) struct Expression {
     pub(super) node: Node,
     /// The named groups and their numbers, in the order of their numbers.
     pub(super) names: Vec<(String, usize)>,
+    /// How many groups there are, with and without names.
+    pub(super) groups: usize,
 }
 
 /// How deep groups may nest: enough for every filter there is, and no stack to overflow.
@@ -142,7 +144,7 @@ pub(super) fn parse(expression: &str, multiline: bool) -> Result<Expression> {
     if parser.chars.next().is_some() {
         bail!("unbalanced parenthesis");
     }
-    Ok(Expression { node, names: parser.names })
+    Ok(Expression { node, names: parser.names, groups: parser.groups })
 }
 
 struct Parser<'a> {

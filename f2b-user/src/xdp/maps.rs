@@ -1,0 +1,460 @@
+//! The maps that the programs read: bans, prefixes, allow list, ports; and what they count.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+};
+use f2b_ebpf::{
+    ALL_PORTS, ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTERS, Counters, FOREVER, KEY_BITS,
+    MAX_PREFIXES, MAX_SCOPES, PORTS, PREFIXES, PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, SLOTS,
+    Scope as ScopeEntry, ScopeCounters, Settings, Slot, counters_of,
+};
+use ipnet::IpNet;
+use nix::{
+    errno::Errno,
+    time::{ClockId, clock_gettime},
+};
+use tracing::warn;
+
+use super::{MapBan, ScopeStatus};
+use crate::{
+    ban::{self, Scopes, Step, Subject, Until},
+    scope::{Ports, Scope},
+};
+
+/// From this share of what fits on, the log says so: a fuller hash table is a slower one, and the next attack may be
+/// large.
+const HIGH_WATER: f64 = 0.8;
+
+/// The maps, as the agent writes and reads them.
+pub(super) struct Maps {
+    bans: HashMap<MapData, BanKey, BanEntry>,
+    prefixes: LpmTrie<MapData, BanKey, BanEntry>,
+    allowed: LpmTrie<MapData, BanKey, AllowEntry>,
+    ports: Array<MapData, PortScopes>,
+    scopes: Array<MapData, ScopeEntry>,
+    scope_counters: PerCpuArray<MapData, ScopeCounters>,
+    counters: PerCpuArray<MapData, Counters>,
+    settings: Array<MapData, Settings>,
+    /// What is in `settings`.
+    current: Settings,
+    /// What is in `scopes`, by number.
+    known: Vec<Option<Ports>>,
+    capacity: u32,
+    /// What is in `prefixes`: a look-up there would answer for a wider prefix, too.
+    banned_prefixes: BTreeSet<Subject>,
+    /// How many addresses are in `bans`.
+    addresses: u32,
+    /// Whether the high water was reported since it was last below.
+    is_high: bool,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object, `capacity` being what `bans` holds.
+    pub(super) fn take(ebpf: &mut Ebpf, capacity: u32) -> Result<Self> {
+        let mut maps = Self {
+            bans: take(ebpf, BANS)?,
+            prefixes: take(ebpf, PREFIXES)?,
+            allowed: take(ebpf, ALLOWED)?,
+            ports: take(ebpf, PORTS)?,
+            scopes: take(ebpf, SCOPES)?,
+            scope_counters: take(ebpf, SCOPE_COUNTERS)?,
+            counters: take(ebpf, COUNTERS)?,
+            settings: take(ebpf, SETTINGS)?,
+            current: Settings::default(),
+            known: vec![None; MAX_SCOPES as usize],
+            capacity,
+            banned_prefixes: BTreeSet::new(),
+            addresses: 0,
+            is_high: false,
+        };
+        maps.current = maps.settings.get(&0, 0).context("reading the settings")?;
+        maps.read_scopes()?;
+        Ok(maps)
+    }
+
+    /// How many bans of addresses fit.
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Bans `subject` in these steps; none free it. A ban that holds keeps its packet count.
+    pub(super) fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()> {
+        if steps.is_empty() {
+            return self.remove(subject);
+        }
+        let now_ns = monotonic_ns()?;
+        let old = self.entry(subject)?;
+        let mut entry = old.filter(|entry| entry.scopes_at(now_ns) != 0).unwrap_or_default();
+        entry.slots = [Slot::default(); SLOTS];
+        for (slot, step) in entry.slots.iter_mut().zip(ban::squeeze(steps.to_vec(), SLOTS)) {
+            *slot = Slot { ends_ns: ends_ns(step.until, now, now_ns), scopes: step.scopes };
+        }
+        match subject.address() {
+            Some(address) => {
+                let inserted = self.bans.insert(BanKey::from(address), entry, 0);
+                inserted.map_err(|error| self.not_banned(error, subject, self.capacity, "max_bans"))?;
+                self.count_addresses(u32::from(old.is_none()), 0);
+            }
+            None => {
+                let inserted = self.prefixes.insert(&key(subject.net()), entry, 0);
+                inserted.map_err(|error| self.not_banned(error, subject, MAX_PREFIXES, ""))?;
+                self.banned_prefixes.insert(subject);
+                // With the first one, the programs begin to look for prefixes.
+                self.count_prefixes()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees `subject`; no error if it was free.
+    pub(super) fn remove(&mut self, subject: Subject) -> Result<()> {
+        let removed = match subject.address() {
+            Some(address) => self.bans.remove(&BanKey::from(address)),
+            None => self.prefixes.remove(&key(subject.net())),
+        };
+        let was_there = found(removed).with_context(|| format!("unbanning {subject}"))?.is_some();
+        match subject.address() {
+            Some(_) => self.count_addresses(0, u32::from(was_there)),
+            None => {
+                self.banned_prefixes.remove(&subject);
+                self.count_prefixes()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything in the maps, bans that are over included.
+    pub(super) fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>> {
+        let now_ns = monotonic_ns()?;
+        let mut bans = Vec::new();
+        for entry in self.bans.iter() {
+            let (key, entry) = entry.context("reading the map of bans")?;
+            bans.push(map_ban(std::net::IpAddr::from(key).into(), &entry, now, now_ns));
+        }
+        for entry in self.prefixes.iter() {
+            let (key, entry) = entry.context("reading the map of prefixes")?;
+            bans.push(map_ban(net(&key).into(), &entry, now, now_ns));
+        }
+        Ok(bans)
+    }
+
+    /// Counts what is in the maps, which an agent before us, or somebody by hand, may have changed.
+    pub(super) fn recount(&mut self) -> Result<()> {
+        let addresses = self.bans.keys().count() as u32;
+        self.count_addresses(addresses, self.addresses);
+        for key in self.prefixes.keys() {
+            self.banned_prefixes.insert(net(&key.context("reading the map of prefixes")?).into());
+        }
+        self.count_prefixes()?;
+        let allowed = self.allowed.keys().count() as u32;
+        self.change_settings(|settings| settings.allowed = allowed)
+    }
+
+    /// The number of `scope` in masks, given to it now if it has none. `in_use` are the numbers that bans have.
+    ///
+    /// # Errors
+    /// All 63 numbers are in use.
+    pub(super) fn scope(&mut self, scope: &Scope, in_use: Scopes) -> Result<u32> {
+        let Scope::Ports(ports) = scope else {
+            return Ok(ALL_PORTS);
+        };
+        if let Some(number) = self.known.iter().position(|known| known.as_ref() == Some(ports)) {
+            return Ok(number as u32);
+        }
+        let is_free = |number: &u32| in_use & 1 << number == 0;
+        let numbers = ALL_PORTS + 1..MAX_SCOPES;
+        let unused = numbers.clone().find(|number| self.known[*number as usize].is_none() && is_free(number));
+        let Some(number) = unused.or_else(|| numbers.clone().find(is_free)) else {
+            bail!(
+                "{} different sets of ports are in use, and no more fit; \
+                 give jails the same ports, or banaction_allports",
+                numbers.count()
+            );
+        };
+        self.forget_scope(number)?;
+        self.write_scope(number, ports)?;
+        Ok(number)
+    }
+
+    /// What was dropped in each scope's name.
+    pub(super) fn scope_status(&self) -> Result<Vec<ScopeStatus>> {
+        let all_ports = (ALL_PORTS, Scope::AllPorts);
+        let known = self
+            .known
+            .iter()
+            .enumerate()
+            .filter_map(|(number, ports)| Some((number as u32, Scope::Ports(ports.clone()?))));
+        let status = |(number, scope): (u32, Scope)| {
+            let per_cpu = self.scope_counters.get(&number, 0).context("reading the scopes' counters")?;
+            let sum = |field: fn(&ScopeCounters) -> u64| per_cpu.iter().map(field).sum();
+            let (packets, bytes) = (sum(|cpu| cpu.packets), sum(|cpu| cpu.bytes));
+            Ok(ScopeStatus { number, ports: scope.to_string(), packets, bytes })
+        };
+        [all_ports].into_iter().chain(known).map(status).collect()
+    }
+
+    /// Makes `nets` the allow list.
+    pub(super) fn allow(&mut self, nets: &[IpNet]) -> Result<()> {
+        let wanted: BTreeSet<_> = nets.iter().map(|net| Subject::from(*net)).collect();
+        let mut there = BTreeSet::new();
+        for entry in self.allowed.iter() {
+            there.insert(Subject::from(net(&entry.context("reading the allow list")?.0)));
+        }
+        for subject in wanted.difference(&there) {
+            let inserted = self.allowed.insert(&key(subject.net()), AllowEntry::default(), 0);
+            inserted.with_context(|| format!("allowing {subject}"))?;
+        }
+        self.change_settings(|settings| settings.allowed = wanted.len() as u32)?;
+        for subject in there.difference(&wanted) {
+            found(self.allowed.remove(&key(subject.net())))
+                .with_context(|| format!("allowing {subject} no more"))?;
+        }
+        Ok(())
+    }
+
+    /// The frames seen so far, by verdict, over all CPUs: on one interface, or on all.
+    pub(super) fn counters(&self, ifindex: Option<u32>) -> Result<Counters> {
+        let entries = match ifindex {
+            Some(ifindex) => counters_of(ifindex)..counters_of(ifindex) + 1,
+            None => 0..self.counters.len(),
+        };
+        let mut sum = Counters::default();
+        for entry in entries {
+            for cpu in self.counters.get(&entry, 0).context("reading the counters")?.iter() {
+                sum += *cpu;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// How many drops a second each CPU reports.
+    pub(super) fn report_drops(&mut self, per_second: u32) -> Result<()> {
+        self.change_settings(|settings| settings.events_per_second = per_second)
+    }
+
+    fn entry(&self, subject: Subject) -> Result<Option<BanEntry>> {
+        let entry = match subject.address() {
+            Some(address) => self.bans.get(&BanKey::from(address), 0),
+            None if self.banned_prefixes.contains(&subject) => self.prefixes.get(&key(subject.net()), 0),
+            None => return Ok(None),
+        };
+        found(entry).with_context(|| format!("reading the ban of {subject}"))
+    }
+
+    fn count_prefixes(&mut self) -> Result<()> {
+        let prefixes = self.banned_prefixes.len() as u32;
+        self.change_settings(|settings| settings.prefixes = prefixes)
+    }
+
+    fn not_banned(&self, error: MapError, subject: Subject, room: u32, option: &str) -> anyhow::Error {
+        if !matches!(errno(&error), Some(Errno::E2BIG | Errno::ENOSPC)) {
+            return anyhow!(error).context(format!("banning {subject}"));
+        }
+        let what_to_do = if option.is_empty() {
+            String::new()
+        } else {
+            format!("; raise {option} in f2b.local and restart")
+        };
+        anyhow!("all {room} places in the kernel are taken, {subject} is not banned{what_to_do}")
+    }
+
+    fn count_addresses(&mut self, more: u32, fewer: u32) {
+        self.addresses = (self.addresses + more).saturating_sub(fewer);
+        let is_high = f64::from(self.addresses) >= HIGH_WATER * f64::from(self.capacity);
+        if is_high && !self.is_high {
+            warn!(
+                bans = self.addresses,
+                capacity = self.capacity,
+                "The map of bans is nearly full, and what does not fit is not banned; \
+                 raise max_bans in f2b.local and restart"
+            );
+        }
+        self.is_high = is_high;
+    }
+
+    fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
+        let mut settings = self.current;
+        change(&mut settings);
+        if settings != self.current {
+            self.settings.set(0, settings, 0).context("writing the settings")?;
+            self.current = settings;
+        }
+        Ok(())
+    }
+
+    /// Reads what the scopes mean, and unmakes those that an agent before us did not finish.
+    fn read_scopes(&mut self) -> Result<()> {
+        for number in ALL_PORTS + 1..MAX_SCOPES {
+            let entry = self.scopes.get(&number, 0).context("reading the scopes")?;
+            // What is not in use is for no protocol.
+            self.known[number as usize] = Ports::try_from(&entry).ok();
+            if entry.ready == 0 {
+                self.forget_scope(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a scope off its ports. It must not be in use.
+    fn forget_scope(&mut self, number: u32) -> Result<()> {
+        let Some(ports) = self.known[number as usize].take() else {
+            return Ok(());
+        };
+        let mut entry = ScopeEntry::from(&ports);
+        // Not ready: whoever finds it so begins here again.
+        self.scopes.set(number, entry, 0).context("writing the scopes")?;
+        self.mark_ports(&entry, |mask| mask & !(1 << number))?;
+        (entry.tcp, entry.udp, entry.count) = (0, 0, 0);
+        self.scopes.set(number, entry, 0).context("writing the scopes")
+    }
+
+    fn write_scope(&mut self, number: u32, ports: &Ports) -> Result<()> {
+        let mut entry = ScopeEntry::from(ports);
+        self.scopes.set(number, entry, 0).context("writing the scopes")?;
+        self.mark_ports(&entry, |mask| mask | 1 << number)?;
+        entry.ready = 1;
+        self.scopes.set(number, entry, 0).context("writing the scopes")?;
+        self.known[number as usize] = Some(ports.clone());
+        Ok(())
+    }
+
+    fn mark_ports(&mut self, scope: &ScopeEntry, mark: impl Fn(u64) -> u64) -> Result<()> {
+        for range in &scope.ranges[..usize::from(scope.count)] {
+            for port in range.first..=range.last {
+                let port = u32::from(port);
+                let mut scopes = self.ports.get(&port, 0).context("reading the ports")?;
+                if scope.tcp != 0 {
+                    scopes.tcp = mark(scopes.tcp);
+                }
+                if scope.udp != 0 {
+                    scopes.udp = mark(scopes.udp);
+                }
+                self.ports.set(port, scopes, 0).context("writing the ports")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes a map out of the loaded object.
+pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
+    let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
+    map.try_into().with_context(|| format!("map {name}"))
+}
+
+/// `None` where there is no such entry.
+fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn errno(error: &MapError) -> Option<Errno> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error().map(Errno::from_raw),
+        _ => None,
+    }
+}
+
+fn map_ban(subject: Subject, entry: &BanEntry, now: SystemTime, now_ns: u64) -> MapBan {
+    let used = entry.slots.iter().filter(|slot| slot.scopes != 0);
+    let steps =
+        ban::steps(used.map(|slot| Step { until: until(slot.ends_ns, now, now_ns), scopes: slot.scopes }));
+    MapBan { subject, steps, packets: entry.packets }
+}
+
+/// A prefix as the tries key it: IPv4 within IPv6.
+fn key(net: IpNet) -> Key<BanKey> {
+    let shorter = KEY_BITS - u32::from(net.max_prefix_len());
+    Key::new(shorter + u32::from(net.prefix_len()), BanKey::from(net.addr()))
+}
+
+fn net(key: &Key<BanKey>) -> IpNet {
+    let (length, data) = (key.prefix_len() as u8, key.data());
+    // At most 128, by the kernel's own check.
+    IpNet::new(data.addr.into(), length).unwrap_or_else(|_| IpNet::from(std::net::IpAddr::from(data)))
+}
+
+/// The kernel's monotonic clock, which ends bans.
+fn monotonic_ns() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading the monotonic clock")?;
+    Ok(u64::try_from(Duration::from(now).as_nanos())?)
+}
+
+/// An end on the wall clock, on the kernel's clock.
+fn ends_ns(until: Until, now: SystemTime, now_ns: u64) -> u64 {
+    match until {
+        Until::Forever => FOREVER,
+        Until::Time(end) => {
+            let left = end.duration_since(now).unwrap_or_default();
+            now_ns.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(FOREVER))
+        }
+    }
+}
+
+/// An end on the kernel's clock, on the wall clock.
+fn until(ends_ns: u64, now: SystemTime, now_ns: u64) -> Until {
+    if ends_ns == FOREVER {
+        return Until::Forever;
+    }
+    let end = if ends_ns >= now_ns {
+        now.checked_add(Duration::from_nanos(ends_ns - now_ns))
+    } else {
+        now.checked_sub(Duration::from_nanos(now_ns - ends_ns))
+    };
+    end.map_or(Until::Forever, Until::Time)
+}
+
+/// Copies every entry of `from` into `to`, which must have room.
+pub(super) fn copy_bans(
+    from: &HashMap<MapData, BanKey, impl Pod + Into<BanEntry>>,
+    to: &mut HashMap<&mut MapData, BanKey, BanEntry>,
+) -> Result<u32> {
+    let mut copied = 0;
+    for entry in from.iter() {
+        let (key, entry) = entry.context("reading the old map of bans")?;
+        to.insert(key, entry.into(), 0).context("writing the new map of bans")?;
+        copied += 1;
+    }
+    Ok(copied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_survive_the_way_into_the_kernel_and_back() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let now_ns = 5_000_000_000;
+        for end in [
+            Until::Forever,
+            Until::Time(now + Duration::from_secs(600)),
+            Until::Time(now),
+            Until::Time(now + Duration::from_nanos(1)),
+        ] {
+            assert_eq!(until(ends_ns(end, now, now_ns), now, now_ns), end);
+        }
+        let over = Until::Time(now - Duration::from_secs(1));
+        assert_eq!(ends_ns(over, now, now_ns), now_ns, "a ban that is over ends now, never wraps");
+    }
+
+    #[test]
+    fn prefixes_survive_the_way_into_the_kernel_and_back() {
+        for text in ["192.0.2.0/24", "0.0.0.0/0", "2001:db8::/56", "::/0", "192.0.2.7/32"] {
+            let subject: Subject = text.parse().unwrap();
+            assert_eq!(Subject::from(net(&key(subject.net()))), subject);
+        }
+        assert_eq!(key("192.0.2.0/24".parse().unwrap()).prefix_len(), 120);
+    }
+}
