@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::loaded_maps;
 use f2b::{
-    ban::Until,
+    ban::{ALL_PORTS, Step, Subject, Until},
     net::Net,
     xdp::{BanMap as _, Kernel, Options},
 };
@@ -46,7 +46,8 @@ pub(crate) fn measure() -> Agent {
                 interfaces: vec!["eth0".into()],
                 mode: None,
                 pin_dir: "/sys/fs/bpf/f2b".into(),
-                log_drops: false,
+                max_bans: 2 * MANY,
+                log_drops: 0,
             };
             let mut kernel = Kernel::open(options, &net).await.expect("the lab has all it needs");
             kernel.attach().expect("a veth takes XDP");
@@ -57,28 +58,27 @@ pub(crate) fn measure() -> Agent {
 
 fn with(kernel: &mut Kernel, memory: Vec<(String, u64)>) -> Agent {
     let now = SystemTime::now();
-    let until = Until::Time(now + Duration::from_secs(3600));
-    let address = |n: u32| IpAddr::V4(Ipv4Addr::from(u32::from(FIRST_BANNED) + n));
+    let hour = [Step { until: Until::Time(now + Duration::from_secs(3600)), scopes: ALL_PORTS }];
+    let subject = |n: u32| Subject::from(IpAddr::V4(Ipv4Addr::from(u32::from(FIRST_BANNED) + n)));
     let mut singles: Vec<_> = (0..SINGLE)
         .map(|n| {
             let start = Instant::now();
-            kernel.set(address(n), until, now).expect("there is room");
+            kernel.set(subject(n), &hour, now).expect("there is room");
             start.elapsed()
         })
         .collect();
     singles.sort_unstable();
     let single = Latency { p50: percentile(&singles, 50.0), p99: percentile(&singles, 99.0) };
 
-    let many = MANY.min(kernel.capacity());
     let start = Instant::now();
-    for n in 0..many {
-        kernel.set(address(n), until, now).expect("there is room");
+    for n in 0..MANY {
+        kernel.set(subject(n), &hour, now).expect("there is room");
     }
     let restore = start.elapsed();
     let start = Instant::now();
     let bans = kernel.bans(now).expect("the map can be read");
     let dump = start.elapsed();
-    assert_eq!(bans.len() as u32, many, "every ban is in the map");
+    assert_eq!(bans.len() as u32, MANY, "every ban is in the map");
     Agent { single, restore, dump, memory }
 }
 
