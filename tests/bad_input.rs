@@ -60,14 +60,6 @@ fn a_foreign_xdp_program_is_named_and_never_evicted() {
 #[test]
 fn an_interface_without_ethernet_frames_is_refused() {
     let lab = Lab::network_only();
-    sh(&lab, "ip tuntap add tun0 mode tun");
-    let error = refused(&lab, &["run", "-i", "tun0"]);
-    assert_begins(&error, "interface tun0 has no Ethernet frames to look into; protect the interface");
-}
-
-#[test]
-fn an_interface_without_ethernet_frames_is_refused() {
-    let lab = Lab::network_only();
     sh(&lab, "mkdir /dev/net; mknod /dev/net/tun c 10 200; ip tuntap add tun0 mode tun");
     let error = refused(&lab, &["run", "-i", "tun0"]);
     assert_begins(&error, "interface tun0 has no Ethernet frames to look into; protect the interface");

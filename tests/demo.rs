@@ -166,7 +166,7 @@ fn the_agent_dies_and_the_ban_lives<'lab>(
 
     pause(PAUSE / 2);
     put("", "", "A new agent takes over what it finds.");
-    let agent = start_agent(lab, "Took over the XDP program");
+    let agent = start_agent(lab, "Took over the program");
     assert!(server(lab, "f2b banned").contains(&attacker.to_string()), "the ban is still known");
     flood.stop();
     verdict(sink.count(attacker) == arrived, "not one packet arrived in the meantime");

@@ -38,6 +38,25 @@ fn a_jail_with_ports_bans_these_ports_alone() {
 }
 
 #[test]
+fn other_ports_of_a_jail_are_its_bans_other_ports_after_reload_and_restart() {
+    let lab = Lab::new();
+    let attacker = attacker_v4(7);
+    let mut agent = Agent::start(&lab, "[sshd]\nport = 2222\n");
+    f2b_ok(&lab, &["ban", "sshd", &attacker.to_string()]);
+    assert!(!lab.connects(attacker));
+    let jail_local = lab.dir().join("config/jail.local");
+    fs::write(&jail_local, "[sshd]\nport = 80\n").expect("the lab's directory is writable");
+    f2b_ok(&lab, &["reload"]);
+    assert!(lab.connects(attacker), "its ban is of port 80 now");
+    agent.process.signal(Signal::SIGTERM);
+    agent.process.wait(PATIENCE);
+    let agent = Agent::start(&lab, "[sshd]\nport = 2222\n");
+    assert!(!lab.connects(attacker), "and of 2222 again");
+    assert_eq!(agent.ban_of(attacker).expect("it is banned")["jails"], serde_json::json!(["sshd"]));
+    arrives(&lab, attacker);
+}
+
+#[test]
 fn one_jails_unban_or_end_never_opens_anothers_and_ports_stay_apart() {
     let lab = Lab::new();
     let attacker = attacker_v4(7);
@@ -147,11 +166,13 @@ fn beside_a_foreign_xdp_program_bans_are_enforced_in_tc() {
     assert!(!lab.connects(attacker_v4(7)));
     let mut agent = Agent::start(&lab, "");
     assert!(agent.process.log().contains("Took over the program"), "{}", agent.process.log());
+    let again = json(&lab, &["status", "--json"]);
+    assert_eq!(again["interfaces"][0]["reason"], reason, "it is still known why");
     assert!(!lab.connects(attacker_v4(7)));
     agent.process.signal(Signal::SIGTERM);
     agent.process.wait(PATIENCE);
     f2b_ok(&lab, &["detach"]);
-    wait_until(PATIENCE, "tc lets packets through", || lab.connects(attacker_v4(7)));
+    assert!(lab.connects(attacker_v4(7)), "detached: bans are gone");
 }
 
 #[test]
@@ -198,7 +219,7 @@ fn interfaces_that_go_and_come_back_are_protected_again() {
 }
 
 #[test]
-fn two_capabilities_and_a_place_for_the_pins_are_enough() {
+fn three_capabilities_and_a_place_for_the_pins_are_enough() {
     let lab = Lab::network_only();
     sh(&lab, "mkdir -p /dev/shm/f2b; chown 65534 /dev/shm/f2b");
     let capabilities = "--ambient-caps=+bpf,+net_admin,+perfmon";
@@ -207,6 +228,10 @@ fn two_capabilities_and_a_place_for_the_pins_are_enough() {
     let program = nobody.args([keep, capabilities, F2B, "run", "--pin-dir", "/sys/fs/bpf/nobody"]);
     let agent = program.args(["--socket", "/dev/shm/f2b/sock", "--state-dir", "/dev/shm/f2b"]).start();
     wait_until(PATIENCE, "it is ready", || agent.log().contains("Ready"));
+    let process = fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("it is running");
+    let (net_admin, perfmon, bpf) = (1_u64 << 12, 1_u64 << 38, 1_u64 << 39);
+    let expected = format!("CapEff:\t{:016x}\n", net_admin | perfmon | bpf);
+    assert!(process.contains("Uid:\t65534\t65534") && process.contains(&expected), "{process}");
     let status = f2b_ok(&lab, &["--socket", "/dev/shm/f2b/sock", "status"]);
     assert!(status.contains("eth0 (native)"), "{status}");
     f2b_ok(&lab, &["--socket", "/dev/shm/f2b/sock", "ban", "sshd", "192.0.2.7", "192.0.2.128/25"]);
@@ -282,7 +307,7 @@ fn leave_layout_1(lab: &Lab, attacker: IpAddr, others: u32) {
 fn bans_of_layout_1_are_taken_over_under_a_flood_and_no_packet_passes() {
     let lab = Lab::new();
     let attacker = attacker_v4(7);
-    leave_layout_1(&lab, attacker, 20_000);
+    leave_layout_1(&lab, attacker, 2_000);
     assert!(!lab.connects(attacker));
     let sink = Sink::open(&lab, PORT);
     let flood = Flood::start(&lab, attacker, PORT);
@@ -291,12 +316,12 @@ fn bans_of_layout_1_are_taken_over_under_a_flood_and_no_packet_passes() {
     let sent = flood.stop();
     assert_eq!(sink.count(attacker), 0, "of {sent} banned packets, none may pass");
     let log = agent.process.log();
-    assert!(log.contains("Took the bans over from layout 1 bans=20001"), "{log}");
+    assert!(log.contains("Took the bans over from layout 1 bans=2001"), "{log}");
     assert!(log.contains("Took over the program that was attached"), "{log}");
     let ban = agent.ban_of(attacker).expect("it is still banned");
     assert_eq!((&ban["jails"][0], &ban["until"]), (&"(kernel)".into(), &"forever".into()));
     assert!(ban["packets"].as_u64() > Some(42), "{ban}");
-    assert_eq!(json(&lab, &["status", "--json"])["banned"], 20_001);
+    assert_eq!(json(&lab, &["status", "--json"])["banned"], 2_001);
     assert_eq!(sh(&lab, &format!("ls {PINS}")), "links\nv2\n", "layout 1 is gone");
     assert!(lab.connects(attacker_v4(8)));
 }

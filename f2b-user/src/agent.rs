@@ -133,9 +133,7 @@ impl<M: BanMap> Agent<M> {
         let mut adopted = 0;
         // Wider prefixes first: what is in them includes them.
         for (subject, steps) in &in_kernel {
-            let held = self.bans.steps(*subject);
-            let unrecorded = steps.iter().filter_map(|step| step.beyond(&held, SAME_END));
-            for (n, step) in unrecorded.enumerate() {
+            for (n, step) in self.bans.unexplained(*subject, steps, SAME_END).into_iter().enumerate() {
                 let owner = if n == 0 { KERNEL.to_owned() } else { format!("{KERNEL} {}", n + 1) };
                 self.bans.add(*subject, &owner, step.until, step.scopes);
                 adopted += 1;
@@ -466,6 +464,9 @@ impl<M: BanMap> Agent<M> {
             self.unban(&owner, subject, now);
         }
         self.rescope(now);
+        if config.own.at_start() != self.own.at_start() {
+            warn!("interfaces, mode, max_bans and log_drops of f2b.conf take effect at the next start");
+        }
         self.own = config.own;
         self.allow_everywhere_ignored();
         info!(jails = self.jails.len(), origin = config.origin, "Reloaded");

@@ -314,12 +314,30 @@ impl BanSet {
     /// What the kernel map must hold for `subject`. That of a prefix includes what wider prefixes ban, because the
     /// kernel sees only the longest one that an address is in.
     pub fn steps(&self, subject: Subject) -> Vec<Step> {
-        let Some(own) = self.bans.get(&subject) else {
+        if !self.bans.contains_key(&subject) {
             return Vec::new();
+        }
+        steps(self.covering(subject))
+    }
+
+    /// What the kernel has for `subject` beyond what the set explains. A step is explained by a ban that covers as much
+    /// for as long, and by one that ends at the same time: that is the same ban, made when its jail had other ports.
+    pub fn unexplained(&self, subject: Subject, held: &[Step], noise: Duration) -> Vec<Step> {
+        let covering: Vec<_> = self.covering(subject).collect();
+        let ends_like = |step: &&Step| {
+            covering
+                .iter()
+                .any(|ban| !ban.until.is_later(step.until, noise) && !step.until.is_later(ban.until, noise))
         };
-        let wider = self.wider(subject).filter_map(|prefix| self.bans.get(&prefix));
-        let bans = wider.chain([own]).flat_map(BTreeMap::values);
-        steps(bans.map(|ban| Step { until: ban.until, scopes: ban.scopes }))
+        let steps = held.iter().filter(|step| !ends_like(step));
+        steps.filter_map(|step| step.beyond(&covering, noise)).collect()
+    }
+
+    /// The bans of `subject`, and of the prefixes around it if it is one.
+    fn covering(&self, subject: Subject) -> impl Iterator<Item = Step> {
+        let subjects = self.wider(subject).chain([subject]);
+        let bans = subjects.filter_map(|subject| self.bans.get(&subject)).flat_map(BTreeMap::values);
+        bans.map(|ban| Step { until: ban.until, scopes: ban.scopes })
     }
 
     /// All scopes that any ban covers.
@@ -386,7 +404,7 @@ impl BanSet {
     fn wider(&self, subject: Subject) -> impl Iterator<Item = Subject> {
         let net = subject.net();
         let lengths =
-            if subject.address().is_some() || self.prefixes.len() < 2 { 0 } else { net.prefix_len() };
+            if subject.address().is_some() || self.prefixes.is_empty() { 0 } else { net.prefix_len() };
         (0..lengths).filter_map(move |length| {
             let wider = Subject::from(IpNet::new(net.addr(), length).ok()?.trunc());
             self.prefixes.contains(&wider).then_some(wider)
@@ -504,6 +522,19 @@ mod tests {
         assert_eq!(step(700, SSH | WEB).beyond(&held, noise), Some(step(700, WEB)));
         assert_eq!(step(700, DNS).beyond(&[step(900, ALL_PORTS)], noise), None);
         assert_eq!(step(700, ALL_PORTS).beyond(&held, noise), Some(step(700, ALL_PORTS)));
+    }
+
+    #[test]
+    fn the_kernels_ban_of_a_jail_with_other_ports_is_the_jails_ban() {
+        let noise = Duration::from_secs(1);
+        let (mut bans, a) = (BanSet::default(), address());
+        assert_eq!(bans.unexplained(a, &[step(600, SSH)], noise), [step(600, SSH)]);
+        bans.add(a, "sshd", until(600), WEB);
+        assert_eq!(bans.unexplained(a, &[step(600, SSH)], noise), []);
+        assert_eq!(bans.unexplained(a, &[step(900, SSH), step(600, SSH)], noise), [step(900, SSH)]);
+        let (wide, narrow) = (subject("10.0.0.0/8"), subject("10.1.0.0/16"));
+        bans.add(wide, "web", until(900), WEB);
+        assert_eq!(bans.unexplained(narrow, &[step(900, WEB), step(600, SSH)], noise), [step(600, SSH)]);
     }
 
     #[test]

@@ -93,6 +93,11 @@ impl Own {
         Ok(())
     }
 
+    /// What only a start of the agent takes.
+    pub fn at_start(&self) -> Self {
+        Self { allow: Vec::new(), ..self.clone() }
+    }
+
     /// Whether `address` is allowed.
     pub fn allows(&self, address: IpAddr) -> bool {
         self.allow.iter().any(|net| net.contains(&address))

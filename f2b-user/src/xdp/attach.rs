@@ -44,8 +44,8 @@ pub(super) struct Programs {
 /// What to do with an interface.
 #[derive(Debug)]
 pub(super) enum Plan {
-    /// An agent before us left its pinned link: give it our program.
-    Adopt(PathBuf, Mode),
+    /// An agent before us left its pinned link: give it our program. With the reason for a mode that is not the best.
+    Adopt(PathBuf, Mode, Option<String>),
     /// The first of the modes that works.
     Attach,
     /// Something else has XDP there.
@@ -82,10 +82,9 @@ impl Programs {
         let name = &interface.name;
         let pin = pins.link(name);
         match plan {
-            Plan::Adopt(pin, mode) => match self.adopt(&pin, mode) {
+            Plan::Adopt(pin, mode, reason) => match self.adopt(&pin, mode) {
                 Ok(()) => {
                     info!(interface = name, %mode, "Took over the program that was attached");
-                    let reason = (mode != Mode::Native).then(|| "as the agent before had it".to_owned());
                     return Ok(Attached { mode, reason });
                 }
                 Err(error) if mode != Mode::Tc => {
@@ -287,25 +286,28 @@ pub(super) fn plan(interface: &Interface, pin: &Path, wanted: Option<Mode>) -> R
                     "f2b is attached to {name} in {mode} mode; to change it to {wanted}, run `f2b detach` first"
                 );
             }
-            return Ok(Plan::Adopt(pin.to_owned(), mode));
+            let reason = match (mode, interface.xdp) {
+                (Mode::Native, _) => None,
+                (Mode::Tc, Some(xdp)) => Some(foreign(name, xdp.program_id, &program_name(xdp.program_id))),
+                _ => {
+                    Some("as the agent before had it; `f2b detach` first makes the next one try again".into())
+                }
+            };
+            return Ok(Plan::Adopt(pin.to_owned(), mode, reason));
         }
     }
     let Some(xdp) = interface.xdp else {
         return Ok(Plan::Attach);
     };
     let id = xdp.program_id;
-    let owner = loaded_programs().flatten().find(|program| program.id() == id);
-    let owner = owner.as_ref().and_then(|program| program.name_as_str()).unwrap_or("unknown");
+    let owner = program_name(id);
     if owner == PROGRAM || owner == PROGRAM_LINEAR {
         bail!(
             "interface {name} has the XDP program of another f2b (id {id}); \
              remove it with `f2b detach --pin-dir` and that one's place, or protect another interface with -i"
         );
     }
-    let foreign = format!(
-        "interface {name} already has the XDP program \"{owner}\" (id {id}), which f2b will not evict; \
-         `bpftool prog show id {id}` and `bpftool link show` tell whose it is"
-    );
+    let foreign = foreign(name, id, &owner);
     match wanted {
         None | Some(Mode::Tc) => {
             warn!(
@@ -318,6 +320,19 @@ pub(super) fn plan(interface: &Interface, pin: &Path, wanted: Option<Mode>) -> R
             "{foreign}: remove it with its own tool, leave out --mode, or protect another interface with -i"
         ),
     }
+}
+
+/// The program's name. Without CAP_SYS_ADMIN the kernel does not tell.
+fn program_name(id: u32) -> String {
+    let program = loaded_programs().flatten().find(|program| program.id() == id);
+    program.as_ref().and_then(|program| program.name_as_str()).unwrap_or("unknown").to_owned()
+}
+
+fn foreign(interface: &str, id: u32, owner: &str) -> String {
+    format!(
+        "interface {interface} already has the XDP program \"{owner}\" (id {id}), which f2b will not evict; \
+         `bpftool prog show id {id}` and `bpftool link show` tell whose it is"
+    )
 }
 
 /// The kind of the link that is pinned there, and its program.

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     maps::{MapInfo, MapType, lpm_trie},
     programs::{
-        TcAttachType,
+        SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::qdisc_detach_program,
     },
@@ -237,11 +237,12 @@ impl Map {
         let info =
             MapInfo::from_pin(path).with_context(|| format!("opening the pinned map {}", path.display()))?;
         let kind = info.map_type().context("a kind of map that f2b does not know")?;
-        // The map of bans may have any number.
-        let entries = if self.name == BANS { max_entries } else { info.max_entries() };
-        let found = layout(kind, info.key_size() as usize, info.value_size() as usize, entries);
-        let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
-        if found != ours {
+        let (key_size, value_size) = (info.key_size() as usize, info.value_size() as usize);
+        let found = layout(kind, key_size, value_size, info.max_entries());
+        // The map of bans may have any number of entries.
+        let entries = if self.name == BANS { info.max_entries() } else { max_entries };
+        if found != layout(self.kind, self.key_size, self.value_size, entries) {
+            let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
             bail!(
                 "the pinned map {} has another layout ({found}; this f2b has {ours}); remove it with `f2b detach`, \
                  or choose another place with --pin-dir",
@@ -282,6 +283,12 @@ pub async fn detach(dir: &Path, net: &Net) -> Result<Vec<PathBuf>> {
         }
         _ => Ok(removed),
     }
+}
+
+/// Whether a link of tc has one of `programs` on `interface`. Kernels before 6.6 have no such links.
+fn runs_in_tc(interface: &Interface, programs: &[u32]) -> bool {
+    let attached = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress);
+    attached.is_ok_and(|(_, attached)| attached.iter().any(|program| programs.contains(&program.id())))
 }
 
 /// Removes the filters whose programs are pinned in `dir`.
@@ -326,14 +333,15 @@ async fn wait_until_gone(programs: &[u32], net: &Net) -> Result<()> {
     loop {
         let interfaces = net.interfaces().await?;
         let attached = |interface: &&Interface| {
-            interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id))
+            let in_xdp = interface.xdp.is_some_and(|attached| programs.contains(&attached.program_id));
+            in_xdp || runs_in_tc(interface, programs)
         };
         let Some(interface) = interfaces.iter().find(attached) else {
             return Ok(());
         };
         if Instant::now() > end {
             bail!(
-                "interface {} still has the XDP program, which another process must be holding; \
+                "interface {} still has the program, which another process must be holding; \
                  `bpftool link show` tells which",
                 interface.name
             );
