@@ -32,7 +32,7 @@ fn debians_kernel_drops_in_the_driver_of_a_virtio_card() {
     for host in [BANNED, FREE] {
         machine.run(&format!("arp -s 192.0.2.{host} 02:00:00:00:00:{host:02x}"));
     }
-    for mode in ["native", "generic"] {
+    for mode in ["native", "generic", "tc"] {
         machine.run(&format!("f2b run -i eth0 --mode {mode} >/tmp/log 2>&1 & echo $! >/tmp/pid"));
         machine.run("for i in $(seq 1200); do grep -q Ready /tmp/log && break; sleep 0.1; done");
         let log = machine.run("cat /tmp/log");
@@ -162,40 +162,43 @@ fn map_kind(map: &aya::maps::Map) -> u32 {
     }
 }
 
-/// Pings the machine from these hosts, the last of which must get its answer; who got one.
+/// Knocks at the machine's port 22 from these hosts, the last of which must get its answer; who got one.
 #[track_caller]
 fn answered(machine: &Machine, hosts: &[u8]) -> Vec<u8> {
+    const RESET: u8 = 0x04;
     let last = *hosts.last().expect("somebody");
     let mut answered = Vec::new();
     machine.wire.set_read_timeout(Some(Duration::from_secs(10))).expect("it is not zero");
     for host in hosts {
-        machine.wire.send(&ping(*host)).expect("the machine is on");
+        machine.wire.send(&knock(*host)).expect("the machine is on");
     }
     // The wire keeps the order: what has not come before the last answer does not come.
     while !answered.contains(&last) {
         let mut frame = [0; 2048];
         let length = machine.wire.recv(&mut frame).expect("the machine answers the last one");
-        // IPv4, ICMP, an echo reply.
-        if length >= 42 && frame[12..14] == [8, 0] && frame[23] == 1 && frame[34] == 0 {
+        // IPv4, TCP, a reset: nobody listens there, but the knock has been heard.
+        if length >= 54 && frame[12..14] == [8, 0] && frame[23] == 6 && frame[47] & RESET != 0 {
             answered.push(frame[33]);
         }
     }
     answered
 }
 
-/// An ICMP echo request to the machine from 192.0.2.`host`.
-fn ping(host: u8) -> Vec<u8> {
-    let mut frame = machine::HARDWARE_ADDRESS.to_vec();
-    frame.extend([2, 0, 0, 0, 0, host, 0x08, 0x00]);
-    let mut ip = [0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 1, 0, 0, 192, 0, 2, host, 192, 0, 2, 1];
+/// The first packet of a TCP connection from 192.0.2.`host` to the machine's port 22.
+fn knock(host: u8) -> Vec<u8> {
+    const SYN: u8 = 0x02;
+    let (from, to) = ([192, 0, 2, host], [192, 0, 2, 1]);
+    let mut ip = [0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    ip[12..16].copy_from_slice(&from);
+    ip[16..20].copy_from_slice(&to);
     let sum = checksum(&ip);
     ip[10..12].copy_from_slice(&sum);
-    frame.extend(ip);
-    let mut icmp = [8, 0, 0, 0, 0, 1, 0, 1];
-    let sum = checksum(&icmp);
-    icmp[2..4].copy_from_slice(&sum);
-    frame.extend(icmp);
-    frame
+    let mut tcp = [0x9c, 0x40, 0, 22, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 4, 0, 0, 0, 0, 0];
+    // TCP's sum goes over the addresses, the protocol and the length too.
+    let sum = checksum(&[&from[..], &to, &[0, 6, 0, 20], &tcp].concat());
+    tcp[16..18].copy_from_slice(&sum);
+    let hardware = [machine::HARDWARE_ADDRESS, [2, 0, 0, 0, 0, host]].concat();
+    [&hardware[..], &[0x08, 0x00], &ip, &tcp].concat()
 }
 
 /// The Internet checksum (RFC 1071).
