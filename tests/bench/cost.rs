@@ -1,5 +1,5 @@
 //! What the program itself costs per packet, without driver, network stack and wire: the kernel runs one frame through
-//! it a million times and says how long that took (`BPF_PROG_TEST_RUN`).
+//! it many times over and says how long that took (`BPF_PROG_TEST_RUN`).
 //!
 //! For cold sources a small program in front gives the frame a random source each time and calls the one under test.
 //! It costs the same whatever it calls, so only differences between such runs mean something.

@@ -39,7 +39,7 @@ use report::{Goodput, Report, Row};
 use service::Service;
 use statistics::median;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const FLOOD: Duration = Duration::from_millis(300);
 const SERVICE: Duration = Duration::from_millis(1_200);
 
