@@ -1,18 +1,15 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    cargo::cargo,
+    cargo::{self, cargo},
     setup::{self, Mode, Need},
     step,
 };
 
-/// The benchmarks: targets of the agent's package, in `tests/bench`.
-const BENCHES: [&str; 1] = ["filter"];
-
 xflags::xflags! {
-    /// Measure beside what a user would pick instead: `cargo xtask bench filter`.
+    /// Measure, side by side with what a user would pick instead; tables and plots go to target/bench.
     cmd bench {
-        /// Which benchmark.
+        /// `filter`: what a log line costs. `packet`: what a packet costs, dropped or passed.
         required name: String
         /// Should this machine lack anything, only say what, and fail.
         optional --no-install
@@ -20,11 +17,19 @@ xflags::xflags! {
 }
 
 impl Bench {
+    /// The measuring programs are bench targets of the agent's crate, in `tests/bench`.
     pub(crate) fn run(self) -> Result<()> {
-        if !BENCHES.contains(&self.name.as_str()) {
-            bail!("there is no benchmark `{}`; there are {}", self.name, BENCHES.join(", "));
+        let mode = Mode::new(self.no_install);
+        match self.name.as_str() {
+            "filter" => {
+                setup::ensure(Need::Tests, mode)?;
+                step::become_command(&mut cargo(["bench", "--package", "f2b-user", "--bench", "filter"]))
+            }
+            "packet" => {
+                setup::ensure(Need::Bench, mode)?;
+                step::become_command(&mut cargo::bench_as_root("packet")?)
+            }
+            other => bail!("there is no benchmark `{other}`; there are filter and packet"),
         }
-        setup::ensure(Need::Tests, Mode::new(self.no_install))?;
-        step::become_command(&mut cargo(["bench", "--quiet", "--package", "f2b-user", "--bench", &self.name]))
     }
 }

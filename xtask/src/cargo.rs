@@ -51,15 +51,24 @@ fn path() -> OsString {
 
 /// Builds a test of the agent as the present user and runs it as root.
 pub(crate) fn test_as_root(name: &str) -> Result<Command> {
-    let mut test = cargo(["test", "--package", "f2b-user", "--test", name]);
+    as_root(cargo(["test", "--package", "f2b-user", "--test", name]), name)
+}
+
+/// Builds a bench of the agent as the present user and runs it as root.
+pub(crate) fn bench_as_root(name: &str) -> Result<Command> {
+    as_root(cargo(["bench", "--package", "f2b-user", "--bench", name]), name)
+}
+
+/// Has cargo run what it builds as root.
+fn as_root(mut cargo: Command, name: &str) -> Result<Command> {
     match Privilege::current() {
         Privilege::Root => {}
         Privilege::Sudo => {
-            test.args(["--config", r#"target."cfg(unix)".runner = "sudo --preserve-env""#]);
+            cargo.args(["--config", r#"target."cfg(unix)".runner = "sudo --preserve-env""#]);
         }
-        Privilege::None => bail!("the test `{name}` needs root, and there is no sudo"),
+        Privilege::None => bail!("`{name}` needs root, and there is no sudo"),
     }
-    Ok(test)
+    Ok(cargo)
 }
 
 pub(crate) struct Workspace {

@@ -46,6 +46,8 @@ pub(crate) enum Need {
     Run,
     Tests,
     Fuzz,
+    /// The lab of the tests, and the firewalls to compare with.
+    Bench,
 }
 
 impl Need {
@@ -60,7 +62,7 @@ impl Need {
 
     /// Loads programs into this machine's kernel.
     fn enforces(self) -> bool {
-        matches!(self, Self::Run | Self::Tests)
+        matches!(self, Self::Run | Self::Tests | Self::Bench)
     }
 }
 

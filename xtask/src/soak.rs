@@ -10,11 +10,15 @@ use crate::{
 const ROUNDS_VARIABLE: &str = "F2B_SOAK_ROUNDS";
 const SEEDS_VARIABLE: &str = "F2B_SOAK_SEEDS";
 const EXPRESSIONS_VARIABLE: &str = "F2B_SOAK_EXPRESSIONS";
+const FRAMES_VARIABLE: &str = "F2B_FUZZ_FRAMES";
 
 xflags::xflags! {
-    /// The long form of tests that CI runs in a short one: agents killed and started under a flood; spoiled log lines
-    /// through every filter of the real fail2ban and through ours.
+    /// The long form of tests that CI runs in a short one: random frames that the programs and a model must agree on;
+    /// agents killed and started under a flood; spoiled log lines through every filter of the real fail2ban and through
+    /// ours.
     cmd soak {
+        /// How many frames (default: 10 million, a few minutes).
+        optional --frames frames: u64
         /// How many agents (default: 300, about a second each).
         optional --rounds rounds: u32
         /// How often every sample line is spoiled (default: 30, about half a minute each).
@@ -27,6 +31,9 @@ xflags::xflags! {
 impl Soak {
     pub(crate) fn run(self) -> Result<()> {
         setup::ensure(Need::Tests, Mode::new(self.no_install))?;
+        let mut frames = cargo::test_as_root("packet_fuzz")?;
+        frames.arg("--release");
+        frames.env(FRAMES_VARIABLE, self.frames.unwrap_or(10_000_000).to_string());
         let mut kills = cargo::test_as_root("restart")?;
         kills.args(["--release", "--", "no_banned_packet_passes"]);
         kills.env(ROUNDS_VARIABLE, self.rounds.unwrap_or(300).to_string());
@@ -34,6 +41,6 @@ impl Soak {
         lines.args(["--", "--nocapture"]);
         let seeds = self.seeds.unwrap_or(30);
         lines.env(SEEDS_VARIABLE, seeds.to_string()).env(EXPRESSIONS_VARIABLE, (seeds * 1000).to_string());
-        step::run_all(vec![Step::new("kills", kills), Step::new("lines", lines)])
+        step::run_all(vec![Step::new("frames", frames), Step::new("kills", kills), Step::new("lines", lines)])
     }
 }

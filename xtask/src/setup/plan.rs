@@ -11,17 +11,21 @@ const TO_BUILD: &[&str] = &["gcc", "libc6-dev", "libsystemd-dev", "pkg-config"];
 const EBPF_COMPILER: &[&str] = &["cargo-web", "rust-web-src", "rustc-web"];
 const TO_LINT_WITHOUT_RUSTUP: &[&str] = &["rust-web-clippy", "rustfmt-web"];
 /// The lab: network namespaces, a journald, an sshd and its attacker, journals of other machines, a look at the maps.
-/// Python runs the real fail2ban that ours is compared with.
+/// Python runs the real fail2ban that ours is compared with; qemu runs other kernels.
 const TO_TEST: &[&str] = &[
+    "binutils",
     "bpftool",
     "iproute2",
     "openssh-client",
     "openssh-server",
     "python3",
+    "qemu-system-x86",
     "systemd",
     "systemd-journal-remote",
     "util-linux",
 ];
+/// What a packet bench compares with. `ethtool` gives a veth a receive path of its own.
+const TO_BENCH: &[&str] = &["ethtool", "ipset", "iptables", "nftables", "xdp-tools"];
 
 /// libFuzzer is written in C++.
 const TO_FUZZ: &[&str] = &["g++"];
@@ -98,11 +102,14 @@ fn packages(facts: &Facts, need: Need) -> Vec<Step> {
     if need.lints() && !facts.rustup && !facts.lint_tools {
         want(TO_LINT_WITHOUT_RUSTUP);
     }
-    if need == Need::Tests {
+    if matches!(need, Need::Tests | Need::Bench) {
         want(TO_TEST);
     }
     if need == Need::Fuzz {
         want(TO_FUZZ);
+    }
+    if need == Need::Bench {
+        want(TO_BENCH);
     }
     wanted.retain(|name| !facts.packages.contains(name));
 
@@ -184,7 +191,7 @@ mod tests {
     use super::*;
 
     fn complete() -> Facts {
-        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST, TO_FUZZ].concat();
+        let packages = [TO_BUILD, EBPF_COMPILER, TO_TEST, TO_FUZZ, TO_BENCH].concat();
         Facts {
             packages: packages.into_iter().map(str::to_owned).collect(),
             rustup: true,
@@ -204,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_complete_machine_needs_nothing() {
-        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests, Need::Fuzz] {
+        for need in [Need::Build, Need::Lint, Need::Run, Need::Tests, Need::Fuzz, Need::Bench] {
             assert!(commands(&complete(), need, Privilege::Root).is_empty());
         }
     }
