@@ -181,8 +181,10 @@ fn judge_banned(
     if settings.allowed != 0 && is_allowed(packet.source) {
         return Verdict::Allowed;
     }
-    let ban = if by_host & hit != 0 { host } else { prefix };
-    if let Some(ban) = ban {
+    // Null pointers, not `Option`s: kernels before 6.8 do not see that a discriminant and its pointer belong together.
+    let null = core::ptr::null_mut;
+    let ban = if by_host & hit != 0 { host.unwrap_or_else(null) } else { prefix.unwrap_or_else(null) };
+    if !ban.is_null() {
         note_drop(ban, now_ns);
     }
     let arrival = Arrival { ifindex, bytes: length() };
