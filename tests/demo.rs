@@ -18,6 +18,7 @@ use std::{
 };
 
 use common::{Agent, F2B, PATIENCE, PINS};
+use f2b_ebpf::LAYOUT;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 use lab::{Flood, Host, Lab, Sink, attacker_v4, wait_until};
 
@@ -131,7 +132,7 @@ fn a_flood_is_dropped(lab: &Lab, agent: &Agent<'_>, sink: &Sink, attacker: IpAdd
     verdict(dropped > first && arrived == 0, &text);
 
     pause(PAUSE / 2);
-    let in_kernel = packets_of(&server(lab, &format!("bpftool map dump pinned {PINS}/v1/bans")));
+    let in_kernel = packets_of(&server(lab, &format!("bpftool map dump pinned {PINS}/v{LAYOUT}/bans")));
     pause(PAUSE / 2);
     let banned = server(lab, "f2b banned");
     assert!(banned.contains(&attacker.to_string()) && in_kernel >= dropped - first);
@@ -153,7 +154,7 @@ fn the_agent_dies_and_the_ban_lives<'lab>(
     );
     let arrived = sink.count(attacker);
     let flood = Flood::start(lab, attacker, PORT);
-    let count = format!("bpftool map dump pinned {PINS}/v1/bans | grep packets");
+    let count = format!("bpftool map dump pinned {PINS}/v{LAYOUT}/bans | grep packets");
     let before = packets_of(&server(lab, &count));
     server(lab, &format!("kill -9 {}", agent.process.pid_inside()));
     agent.process.wait(PATIENCE);
