@@ -6,13 +6,9 @@ mod lab;
 
 use std::{fs, path::Path};
 
-use aya::{
-    Ebpf, EbpfLoader,
-    maps::HashMap,
-    programs::{Xdp, XdpMode},
-};
-use common::{Agent, F2B, PINS, f2b, f2b_ok};
-use f2b::{control::DEFAULT_SOCKET, xdp::OBJECT};
+use aya::maps::HashMap;
+use common::{Agent, F2B, PINS, attach_foreign_program, f2b, f2b_ok, sh};
+use f2b::control::DEFAULT_SOCKET;
 use lab::{Host, Lab, Program};
 
 /// A user without any right.
@@ -354,36 +350,9 @@ fn traces(lab: &Lab) -> String {
     sh(lab, "find /sys/fs/bpf -printf '%p %i\n'; find /run/ /dev/shm . -type s -printf '%p %i\n'; ip link")
 }
 
-/// What a shell on the server prints.
-#[track_caller]
-fn sh(lab: &Lab, script: &str) -> String {
-    let output = lab.server("sh").args(["-ec", script]).output();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 /// A bridge: its driver knows no XDP.
 fn add_bridge(lab: &Lab) {
     sh(lab, "ip link add br0 type bridge");
-}
-
-/// Puts a program on the interface that no agent has pinned. It stays until it is dropped.
-fn attach_foreign_program(lab: &Lab, interface: &str) -> Ebpf {
-    lab.inside(Host::Server, || {
-        // Our own object under another name is as foreign as any.
-        let mut object = OBJECT.to_vec();
-        for at in 0..object.len() - 5 {
-            if object[at..].starts_with(b"\0f2b\0") {
-                object[at + 1..at + 4].copy_from_slice(b"fw0");
-            }
-        }
-        let mut ebpf = EbpfLoader::new().load(&object).expect("root may load maps");
-        let program: &mut Xdp =
-            ebpf.program_mut("fw0").expect("it is there").try_into().expect("it is for XDP");
-        program.load().expect("the verifier takes it");
-        program.attach(interface, XdpMode::Driver).expect("nothing is attached yet");
-        ebpf
-    })
 }
 
 /// The number of the XDP program on the interface.

@@ -7,11 +7,11 @@ mod lab;
 use std::{fs, net::IpAddr, thread::sleep, time::Duration};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    EbpfLoader,
     maps::HashMap,
     programs::{Xdp, XdpMode, links::FdLink},
 };
-use common::{Agent, F2B, PATIENCE, PINS, f2b, f2b_ok};
+use common::{Agent, F2B, PATIENCE, PINS, attach_foreign_program, f2b, f2b_ok, sh};
 use f2b::xdp::OBJECT;
 use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, PROGRAM, Slot, v1};
 use lab::{Flood, Host, Lab, Sink, attacker_v4, attacker_v6, wait_until};
@@ -147,7 +147,7 @@ fn a_full_map_refuses_loudly_and_keeps_what_it_has() {
 #[test]
 fn beside_a_foreign_xdp_program_bans_are_enforced_in_tc() {
     let lab = Lab::new();
-    let _foreign = foreign_program(&lab);
+    let _foreign = attach_foreign_program(&lab, "eth0");
     let mut agent = Agent::start(&lab, "");
     let log = agent.process.log();
     assert!(log.contains("Another XDP program is attached, and stays; going on with tc"), "{log}");
@@ -351,31 +351,4 @@ fn arrives(lab: &Lab, from: IpAddr) {
 
 fn json(lab: &Lab, args: &[&str]) -> Value {
     serde_json::from_str(&f2b_ok(lab, args)).expect("f2b prints JSON")
-}
-
-/// What a shell on the server prints.
-#[track_caller]
-fn sh(lab: &Lab, script: &str) -> String {
-    let output = lab.server("sh").args(["-ec", script]).output();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Puts a program on `eth0` that no agent has pinned. It stays until it is dropped.
-fn foreign_program(lab: &Lab) -> Ebpf {
-    lab.inside(Host::Server, || {
-        // Our own object under another name is as foreign as any.
-        let mut object = OBJECT.to_vec();
-        for at in 0..object.len() - 5 {
-            if object[at..].starts_with(b"\0f2b\0") {
-                object[at + 1..at + 4].copy_from_slice(b"fw0");
-            }
-        }
-        let mut ebpf = EbpfLoader::new().load(&object).expect("root may load maps");
-        let program: &mut Xdp =
-            ebpf.program_mut("fw0").expect("it is there").try_into().expect("it is for XDP");
-        program.load().expect("the verifier takes it");
-        program.attach("eth0", XdpMode::Driver).expect("nothing is attached yet");
-        ebpf
-    })
 }

@@ -3,9 +3,14 @@
 
 use std::{fs, net::IpAddr, process::Output, time::Duration};
 
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{Xdp, XdpMode},
+};
+use f2b::xdp::OBJECT;
 use serde_json::Value;
 
-use crate::lab::{Lab, Process, Program, wait_until};
+use crate::lab::{Host, Lab, Process, Program, wait_until};
 
 /// Long enough for a busy machine; nothing here should take a tenth of it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,4 +100,31 @@ pub fn f2b_ok(lab: &Lab, args: &[&str]) -> String {
 fn json(output: Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("f2b prints JSON")
+}
+
+/// What a shell on the server prints.
+#[track_caller]
+pub fn sh(lab: &Lab, script: &str) -> String {
+    let output = lab.server("sh").args(["-ec", script]).output();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Puts a program on the interface that no agent has pinned. It stays until it is dropped.
+pub fn attach_foreign_program(lab: &Lab, interface: &str) -> Ebpf {
+    lab.inside(Host::Server, || {
+        // Our own object under another name is as foreign as any.
+        let mut object = OBJECT.to_vec();
+        for at in 0..object.len() - 5 {
+            if object[at..].starts_with(b"\0f2b\0") {
+                object[at + 1..at + 4].copy_from_slice(b"fw0");
+            }
+        }
+        let mut ebpf = EbpfLoader::new().load(&object).expect("root may load maps");
+        let program: &mut Xdp =
+            ebpf.program_mut("fw0").expect("it is there").try_into().expect("it is for XDP");
+        program.load().expect("the verifier takes it");
+        program.attach(interface, XdpMode::Driver).expect("nothing is attached yet");
+        ebpf
+    })
 }
