@@ -25,6 +25,7 @@ use super::{
     Line,
     unit::{self, How, Resolved},
 };
+use crate::filter::python::repr;
 
 /// How often the reader looks while entries arrive: the median delay is half of it.
 const POLL_ACTIVE: Duration = Duration::from_millis(5);
@@ -142,21 +143,31 @@ struct Entry {
     comm: String,
     syslog_pid: String,
     pid: String,
+    /// When the sender sent it, in microseconds since 1970.
+    sent: String,
     /// Of the kernel's own messages: microseconds since the boot.
     monotonic: String,
     message: String,
     matched: Matched,
 }
 
+/// What becomes of bytes that are no UTF-8.
+type Decode = dyn Fn(&[u8]) -> String;
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 impl Entry {
     /// Reads the journal's current entry, each field once.
-    fn read(&mut self, journal: &mut Journal, wanted: &[String]) -> systemd::Result<()> {
+    fn read(&mut self, journal: &mut Journal, wanted: &[String], decode: &Decode) -> systemd::Result<()> {
         for buffer in [
             &mut self.hostname,
             &mut self.identifier,
             &mut self.comm,
             &mut self.syslog_pid,
             &mut self.pid,
+            &mut self.sent,
             &mut self.monotonic,
             &mut self.message,
         ] {
@@ -172,6 +183,7 @@ impl Entry {
                 b"_COMM" => Some(&mut self.comm),
                 b"SYSLOG_PID" => Some(&mut self.syslog_pid),
                 b"_PID" => Some(&mut self.pid),
+                b"_SOURCE_REALTIME_TIMESTAMP" => Some(&mut self.sent),
                 b"_SOURCE_MONOTONIC_TIMESTAMP" => Some(&mut self.monotonic),
                 b"MESSAGE" => Some(&mut self.message),
                 _ => None,
@@ -183,37 +195,85 @@ impl Entry {
                 } else if !buffer.is_empty() {
                     buffer.push(' ');
                 }
-                buffer.push_str(&String::from_utf8_lossy(value));
+                match str::from_utf8(value) {
+                    Ok(text) => buffer.push_str(text),
+                    Err(_) => buffer.push_str(&decode(value)),
+                }
             }
             if let Some(name) = wanted.iter().find(|name| name.as_bytes() == field.name()) {
                 self.matched.0.push((name.clone(), String::from_utf8_lossy(value).into_owned()));
             }
         }
+        if self.is_kernels() && self.monotonic.is_empty() {
+            self.monotonic = journal.monotonic_timestamp()?.0.to_string();
+        }
         Ok(())
+    }
+
+    /// Microseconds since 1970, as fail2ban dates an entry: by the time at which it was sent if that is known, else by
+    /// that at which it came.
+    fn micros(&self, journal: &Journal) -> systemd::Result<u64> {
+        self.sent.parse().map_or_else(|_| journal.timestamp_usec(), Ok)
+    }
+
+    fn identifier(&self) -> &str {
+        if self.identifier.is_empty() { &self.comm } else { &self.identifier }
+    }
+
+    fn is_kernels(&self) -> bool {
+        self.identifier() == "kernel" && self.process().is_none()
+    }
+
+    /// The number of the process. The sender may say what it likes: fail2ban takes what Python reads as a number.
+    fn process(&self) -> Option<String> {
+        let text = [&self.syslog_pid, &self.pid].into_iter().find(|text| {
+            let number = python_integer(text, false);
+            !text.is_empty() && number.as_deref() != Some("0")
+        })?;
+        let number = python_integer(text, false).or_else(|| python_integer(text, true));
+        Some(number.unwrap_or_else(|| format!("b{}", repr(text))))
     }
 
     /// `HOST IDENT[PID]: MESSAGE`, as fail2ban renders an entry (`FilterSystemd.formatJournalEntry` in
     /// `server/filtersystemd.py`). What is absent leaves no trace, and a line end in the message becomes `\n`.
     fn text(&self) -> String {
-        let first = |a: &'_ str, b: &'_ str| -> String { if a.is_empty() { b.into() } else { a.into() } };
         let mut parts = Vec::new();
         if !self.hostname.is_empty() {
             parts.push(self.hostname.clone());
         }
-        let identifier = first(&self.identifier, &self.comm);
-        let pid = first(&self.syslog_pid, &self.pid);
-        if !identifier.is_empty() && !pid.is_empty() {
-            parts.push(format!("{identifier}[{pid}]:"));
+        let identifier = self.identifier();
+        if self.is_kernels() {
+            let micros: f64 = self.monotonic.parse().unwrap_or_default();
+            parts.push(format!("kernel: [{:12.6}]", micros / 1e6));
         } else if !identifier.is_empty() {
-            parts.push(format!("{identifier}:"));
-            if identifier == "kernel" {
-                let micros: f64 = self.monotonic.parse().unwrap_or_default();
-                parts.push(format!("[{:12.6}]", micros / 1e6));
-            }
+            let process = self.process().map(|process| format!("[{process}]")).unwrap_or_default();
+            parts.push(format!("{identifier}{process}:"));
         }
         parts.push(self.message.clone());
         parts.join(" ").replace('\n', "\\n")
     }
+}
+
+/// What Python's `int` makes of a text, in decimal digits; with prefixes (`0x`) only where they are `prefixed`.
+fn python_integer(text: &str, prefixed: bool) -> Option<String> {
+    let text = text.trim();
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let radix = match digits.get(..2).map(str::to_lowercase).as_deref() {
+        Some("0x") => 16,
+        Some("0o") => 8,
+        Some("0b") => 2,
+        _ => 10,
+    };
+    let digits = if radix == 10 { digits } else { &digits[2..] };
+    let is_number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_digit(radix));
+    if prefixed != (radix != 10) || !digits.split('_').all(is_number) {
+        return None;
+    }
+    let number = u128::from_str_radix(&digits.replace('_', ""), radix).ok()?;
+    Some(if number == 0 { "0".into() } else { format!("{sign}{number}") })
 }
 
 /// Where a reader starts.
@@ -383,8 +443,8 @@ impl Worker {
                 read += 1;
                 reached =
                     up_to.as_ref().is_some_and(|cursor| journal.test_cursor(cursor.as_str()).unwrap_or(true));
-                entry.read(journal, &wanted)?;
-                let time = SystemTime::UNIX_EPOCH + Duration::from_micros(journal.timestamp_usec()?);
+                entry.read(journal, &wanted, &lossy)?;
+                let time = SystemTime::UNIX_EPOCH + Duration::from_micros(entry.micros(journal)?);
                 let takers = jails.iter().filter(|(_, wanted)| wanted.accepts(&entry));
                 lines.extend(takers.map(|(jail, _)| Line { jail: jail.clone(), time, text: entry.text() }));
             }
@@ -414,31 +474,37 @@ impl Worker {
     }
 }
 
-/// Which journal files are read.
+/// Which journal files are read, with the flags of the function of libsystemd that opens them.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Files {
-    /// The machine's, with the flags of `sd_journal_open`.
-    Machine {
-        flags: i32,
-    },
-    /// Those in a directory.
+pub struct Files {
+    pub place: Place,
+    pub flags: i32,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// The machine's.
+    Machine,
+    /// Those of a journal namespace (systemd-journald.service(8)).
+    Namespace(String),
     Directory(PathBuf),
     These(Vec<PathBuf>),
 }
 
 impl Files {
     fn open(&self) -> Result<Journal> {
-        let journal = match self {
-            Self::Machine { flags } => OpenOptions::default()
-                .local_only(flags & 1 != 0)
-                .runtime_only(flags & 2 != 0)
-                .system(flags & 4 != 0)
-                .current_user(flags & 8 != 0)
-                .open(),
-            Self::Directory(path) => OpenDirectoryOptions::default().open_directory(c_path(path)?),
-            Self::These(paths) => {
+        let flags = self.flags;
+        let mut machine = OpenOptions::default();
+        machine.extra_raw_flags(flags);
+        let journal = match &self.place {
+            Place::Machine => machine.open(),
+            Place::Namespace(name) => machine.open_namespace(CString::new(name.as_str())?),
+            Place::Directory(path) => {
+                OpenDirectoryOptions::default().extra_raw_flags(flags).open_directory(c_path(path)?)
+            }
+            Place::These(paths) => {
                 let paths = paths.iter().map(|path| c_path(path)).collect::<Result<Vec<_>>>()?;
-                OpenFilesOptions::default().open_files(paths)
+                OpenFilesOptions::default().extra_raw_flags(flags).open_files(paths)
             }
         };
         journal.context("opening the journal")
@@ -454,7 +520,7 @@ fn c_path(path: &Path) -> Result<CString> {
 pub struct Logged {
     /// Seconds since 1970.
     pub time: f64,
-    /// The same on the local clock, as fail2ban writes it: `2026-11-24T08:00:00.123456`.
+    /// The same on the local clock, as fail2ban writes it: `2026-11-24T08:00:00.123456+01:00`.
     pub text: String,
 }
 
@@ -462,16 +528,21 @@ pub struct Logged {
 pub struct Entries {
     journal: Journal,
     entry: Entry,
+    decode: Box<Decode>,
 }
 
 impl Entries {
-    /// Those that satisfy `wanted`, if it is given, else all.
+    /// Those that satisfy `wanted`, if it is given, else all. `decode` is for fields that are no UTF-8.
     ///
     /// # Errors
     /// The journal cannot be opened.
-    pub fn read(files: &Files, wanted: Option<&JournalMatch>, names: UnitNames) -> Result<Self> {
+    pub fn read(
+        files: &Files,
+        wanted: Option<&JournalMatch>,
+        names: UnitNames,
+        decode: impl Fn(&[u8]) -> String + 'static,
+    ) -> Result<Self> {
         let mut journal = files.open()?;
-        journal.set_data_threshold(FIELD_BYTES)?;
         if let Some(wanted) = wanted {
             let held = units_held(&mut journal).context("listing the units in the journal")?;
             let wanted = wanted.with_units(|unit| match names {
@@ -481,18 +552,19 @@ impl Entries {
             add_matches(&mut journal, &wanted)?;
         }
         journal.seek_head()?;
-        Ok(Self { journal, entry: Entry::default() })
+        Ok(Self { journal, entry: Entry::default(), decode: Box::new(decode) })
     }
 
     fn advance(&mut self) -> Result<Option<(String, Logged)>> {
         if self.journal.next()? == 0 {
             return Ok(None);
         }
-        self.entry.read(&mut self.journal, &[])?;
-        let micros = self.journal.timestamp_usec()?;
+        self.entry.read(&mut self.journal, &[], &self.decode)?;
+        let micros = self.entry.micros(&self.journal)?;
         let time = jiff::Timestamp::from_microsecond(i64::try_from(micros)?)?;
         let local = time.to_zoned(jiff::tz::TimeZone::system());
-        let format = if micros % 1_000_000 == 0 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
+        let format =
+            if micros % 1_000_000 == 0 { "%Y-%m-%dT%H:%M:%S%:z" } else { "%Y-%m-%dT%H:%M:%S.%6f%:z" };
         let text = local.strftime(format).to_string();
         Ok(Some((self.entry.text(), Logged { time: micros as f64 / 1e6, text })))
     }
@@ -608,6 +680,30 @@ mod tests {
         let wanted = JournalMatch::parse("_SYSTEMD_UNIT=sshd.service _UID=0").unwrap();
         let resolved = wanted.with_units(|_| vec!["ssh.service".into(), "sshd.service".into()]);
         assert_eq!(resolved.to_string(), "_SYSTEMD_UNIT=ssh.service _SYSTEMD_UNIT=sshd.service _UID=0");
+    }
+
+    #[test]
+    fn a_process_has_the_number_that_python_reads() {
+        let process = |syslog_pid: &str| {
+            let entry = Entry { syslog_pid: syslog_pid.into(), pid: "42".into(), ..Entry::default() };
+            entry.process().unwrap()
+        };
+        for (text, expected) in [
+            ("7", "7"),
+            ("007", "7"),
+            (" +1_0 ", "10"),
+            ("-5", "-5"),
+            ("0x1f", "31"),
+            ("0B11", "3"),
+            ("", "42"),
+            ("0", "42"),
+            ("-0", "42"),
+            ("1__0", "b'1__0'"),
+            ("0x", "b'0x'"),
+        ] {
+            assert_eq!(process(text), expected, "{text:?}");
+        }
+        assert_eq!(Entry::default().process(), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ const TO_BUILD: &[&str] = &["gcc", "libc6-dev", "libsystemd-dev", "pkg-config"];
 const EBPF_COMPILER: &[&str] = &["cargo-web", "rust-web-src", "rustc-web"];
 const TO_LINT_WITHOUT_RUSTUP: &[&str] = &["rust-web-clippy", "rustfmt-web"];
 /// The lab: network namespaces, a journald, an sshd and its attacker, journals of other machines, a look at the maps.
-/// Python runs the real fail2ban that ours is compared with; qemu runs other kernels.
+/// Python runs the real fail2ban that ours is compared with, which reads journals through python3-systemd; qemu runs other kernels.
 const TO_TEST: &[&str] = &[
     "binutils",
     "bpftool",
@@ -19,6 +19,7 @@ const TO_TEST: &[&str] = &[
     "openssh-client",
     "openssh-server",
     "python3",
+    "python3-systemd",
     "qemu-system-x86",
     "systemd",
     "systemd-journal-remote",

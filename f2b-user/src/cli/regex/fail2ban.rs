@@ -93,6 +93,12 @@ impl<W: Write> Face<W> {
         if let Some(maxlines) = maxlines {
             self.tell(&format!("Use         maxlines : {maxlines}"))?;
         }
+        let words = options.journalmatch.as_deref().map(config::journalmatch_words).transpose();
+        let journalmatch = words.map_err(|error| {
+            let is_backslash = error.to_string().ends_with("backslash");
+            let lacks = if is_backslash { "No escaped character" } else { "No closing quotation" };
+            End::Told(format!("ERROR: {lacks}"))
+        })?;
         let zone = options.fixed_zone().map_err(error)?;
         if let Some(pattern) = &options.datepattern {
             self.tell_datepattern(pattern, now)?;
@@ -100,7 +106,7 @@ impl<W: Write> Face<W> {
         let log = Log::new(&arguments.arguments[0])?;
         let given = &arguments.arguments;
         let config = arguments.config.as_deref().or(config::default_dir());
-        let mut rules = self.read_rules(&given[1], config, &log, options)?;
+        let mut rules = self.read_rules(&given[1], config, &log, options, journalmatch)?;
         let settings = &mut rules.settings;
         settings.usedns = options.usedns().unwrap_or_else(|| "warn".into());
         match maxlines {
@@ -162,6 +168,7 @@ impl<W: Write> Face<W> {
         config: Option<&Path>,
         log: &Log,
         options: &Options,
+        journalmatch: Option<Vec<String>>,
     ) -> Result<Rules, End> {
         let named = Named::new(text, config).map_err(|error| {
             End::Told(format!("ERROR: Wrong filter name or options: {error}\n       while parsing: {text}"))
@@ -198,11 +205,8 @@ impl<W: Write> Face<W> {
         if options.verbosity() > 1 && !matches!(named, Named::Expression(_)) {
             self.tell(&format!("Real  filter options : {}", dict(&rules.options)))?;
         }
-        let journalmatch = match &options.journalmatch {
-            Some(given) => config::journalmatch_words(given)?,
-            // fail2ban-regex keeps the last one only.
-            None => rules.journalmatch.last().cloned().unwrap_or_default(),
-        };
+        // fail2ban-regex keeps the last one of a filter only.
+        let journalmatch = journalmatch.or_else(|| rules.journalmatch.last().cloned()).unwrap_or_default();
         Ok(Rules { settings: rules.settings, journalmatch })
     }
 
@@ -225,13 +229,18 @@ impl<W: Write> Face<W> {
             Log::Journal(files) => {
                 self.tell("Use         systemd journal")?;
                 self.tell(&format!("Use         encoding : {encoding}"))?;
+                let charset = Charset::named(encoding)?;
+                let decode = move |bytes: &[u8]| charset.decode(bytes);
                 let mut wanted = None;
-                if !journalmatch.is_empty() {
-                    let words = journalmatch.join(" ");
-                    self.tell(&format!("Use    journal match : {words}"))?;
-                    wanted = Some(JournalMatch::parse(&words)?);
+                // Of alternatives that ask for nothing, fail2ban makes no match at all.
+                if journalmatch.iter().any(|word| word != "+") {
+                    wanted = Some(JournalMatch::new(&[journalmatch.to_vec()])?);
                 }
-                Lines::Journal(Box::new(Entries::read(files, wanted.as_ref(), UnitNames::AsWritten)?))
+                let entries = Entries::read(files, wanted.as_ref(), UnitNames::AsWritten, decode)?;
+                if !journalmatch.is_empty() {
+                    self.tell(&format!("Use    journal match : {}", journalmatch.join(" ")))?;
+                }
+                Lines::Journal(Box::new(entries))
             }
             Log::Text(text) if maxlines <= 1 && !text.contains('\n') => {
                 self.tell(&format!("Use      single line : {}", short(text)))?;

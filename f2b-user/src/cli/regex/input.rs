@@ -1,6 +1,7 @@
 //! Where the lines come from: the command line, a file in any encoding, the journal.
 
 use std::{
+    env,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use encoding_rs_io::DecodeReaderBytesBuilder;
 
 use crate::{
     config::{self, LogPath},
-    source::journal::{Entries, Files, Logged},
+    source::journal::{Entries, Files, Logged, Place},
 };
 
 /// A line in a file is cut here: what is longer is no line of a log, and must not fill the memory.
@@ -45,9 +46,9 @@ pub(super) struct InputLine {
 }
 
 impl InputLine {
-    /// Without its end.
+    /// Without its end. An entry of the journal has none.
     pub(super) fn text(&self) -> &str {
-        self.text.trim_end_matches(['\r', '\n'])
+        if self.logged.is_some() { &self.text } else { self.text.trim_end_matches(['\r', '\n']) }
     }
 
     /// fail2ban-regex passes over comments: no log has lines like these, test logs do.
@@ -80,29 +81,55 @@ impl Log {
     }
 }
 
-/// `SD_JOURNAL_SYSTEM`: fail2ban's default, without the files of every user.
+/// `SD_JOURNAL_SYSTEM`: fail2ban's default for the machine's journal, without the files of every user.
 const SYSTEM: i32 = 4;
 
-/// What `systemd-journal[journalpath=…, journalfiles=…, journalflags=…]` reads.
+/// What `systemd-journal[journalpath=…]` reads.
 fn journal_files(options: &[(String, String)]) -> Result<Files> {
-    let mut files = Files::Machine { flags: SYSTEM };
+    let (mut path, mut files, mut namespace, mut flags) = (None, None, None, None);
     for (option, value) in options {
-        files = match option.as_str() {
-            "journalpath" => Files::Directory(value.into()),
-            "journalfiles" => {
-                let words = value.split([' ', ',', '\n']).filter(|word| !word.is_empty());
-                let pattern = |word: &str| LogPath { pattern: word.to_owned(), from: "head".into() };
-                Files::These(words.flat_map(|word| pattern(word).files()).collect())
-            }
-            "journalflags" => {
-                let flags = value.parse().with_context(|| format!("journalflags={value} is no number"))?;
-                Files::Machine { flags }
-            }
+        match option.as_str() {
+            "journalpath" => path = Some(value),
+            "journalfiles" => files = Some(value),
+            "namespace" => namespace = Some(value),
+            "journalflags" => flags = Some(number(value).with_context(|| format!("journalflags={value}"))?),
             other => bail!(
-                "{other}= is no option of systemd-journal; use journalpath, journalfiles or journalflags"
+                "{other}= is no option of systemd-journal; use journalpath, journalfiles, journalflags or namespace"
             ),
-        };
+        }
     }
+    let place = match (path, files, namespace) {
+        (Some(_), Some(_), _) => bail!("journalpath= and journalfiles= exclude each other"),
+        (Some(path), None, _) => Place::Directory(path.into()),
+        (None, Some(patterns), _) => Place::These(journal_files_of(patterns)?),
+        (None, None, Some(namespace)) => Place::Namespace(namespace.clone()),
+        (None, None, None) => Place::Machine,
+    };
+    let flags = match (flags, &place) {
+        (Some(flags), _) => flags,
+        (None, Place::Directory(_) | Place::These(_)) => 0,
+        (None, Place::Machine | Place::Namespace(_)) => match env::var(DEFAULT_FLAGS) {
+            Ok(flags) => number(&flags).context(DEFAULT_FLAGS)?,
+            Err(_) => SYSTEM,
+        },
+    };
+    Ok(Files { place, flags })
+}
+
+/// The environment of fail2ban may say it.
+const DEFAULT_FLAGS: &str = "F2B_SYSTEMD_DEFAULT_FLAGS";
+
+fn number(text: &str) -> Result<i32> {
+    text.trim().parse().with_context(|| format!("{text} is no number"))
+}
+
+fn journal_files_of(patterns: &str) -> Result<Vec<PathBuf>> {
+    let words = patterns.split([' ', ',', '\n']).filter(|word| !word.is_empty());
+    let pattern = |word: &str| LogPath { pattern: word.to_owned(), from: "head".into() };
+    let mut files: Vec<PathBuf> = words.flat_map(|word| pattern(word).files()).collect();
+    files.sort();
+    files.dedup();
+    anyhow::ensure!(!files.is_empty(), "journalfiles={patterns}: there is no such file");
     Ok(files)
 }
 
@@ -136,7 +163,7 @@ impl Charset {
         }
     }
 
-    fn decode(self, bytes: &[u8]) -> String {
+    pub(super) fn decode(self, bytes: &[u8]) -> String {
         match self {
             Self::Of(encoding) => encoding.decode_without_bom_handling(bytes).0.into_owned(),
             Self::Latin1 => encoding_rs::mem::decode_latin1(bytes).into_owned(),

@@ -48,7 +48,8 @@ use crate::{
 pub(super) struct Command {
     #[command(flatten)]
     options: Options,
-    /// A log file, one line, or systemd-journal, with options in brackets if wanted (journalpath, journalfiles)
+    /// A log file, one line, or systemd-journal, with options in brackets if wanted (journalpath, journalfiles,
+    /// journalflags, namespace)
     log: String,
     /// A filter's name or file, with options as in a jail (sshd[mode=aggressive]), or an expression
     filter: String,
@@ -123,10 +124,13 @@ impl Command {
                 Lines::File(FileLines::open(path, charset, LastLine::Read)?)
             }
             Log::Journal(files) => {
-                let groups: Vec<String> = journalmatch.iter().map(|words| words.join(" ")).collect();
-                let wanted =
-                    (!groups.is_empty()).then(|| JournalMatch::parse(&groups.join("\n"))).transpose()?;
-                Lines::Journal(Box::new(Entries::read(files, wanted.as_ref(), UnitNames::Resolved)?))
+                let wanted = match journalmatch {
+                    [] => None,
+                    lines => Some(JournalMatch::new(lines)?),
+                };
+                let charset = Charset::named(self.options.encoding.as_deref().unwrap_or("auto"))?;
+                let decode = move |bytes: &[u8]| charset.decode(bytes);
+                Lines::Journal(Box::new(Entries::read(files, wanted.as_ref(), UnitNames::Resolved, decode)?))
             }
             Log::Text(text) => {
                 // What looks like a path is a file that is not there.

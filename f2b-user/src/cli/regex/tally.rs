@@ -114,9 +114,9 @@ impl<'a> Tally<'a> {
         self.count_prefix();
 
         let text = line.text();
-        let whole = match (&line.logged, &judgement.line) {
-            (Some(_), Some(line)) => line.whole(),
-            _ => text.to_owned(),
+        let whole = match &line.logged {
+            Some(logged) => format!("{} {text}", logged.text),
+            None => text.to_owned(),
         };
         let mut for_debuggex = Vec::new();
         if maxlines > 1 {
