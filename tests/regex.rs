@@ -41,29 +41,39 @@ struct Both {
     answers: BufReader<ChildStdout>,
     ours: tempfile::TempDir,
     zone: &'static str,
-    var_log: Option<PathBuf>,
+    mounts: Mounts,
     compared: usize,
     crashed: usize,
     differing: Vec<String>,
 }
 
-/// A command that sees `var_log` in the place of `/var/log`, if it is given.
-fn with_logs(program: impl AsRef<OsStr>, var_log: Option<&Path>) -> Command {
-    let Some(var_log) = var_log else { return Command::new(program) };
+/// What is seen in the place of something else.
+type Mounts = Vec<(PathBuf, &'static str)>;
+
+/// A command that sees them.
+fn with_mounts(program: impl AsRef<OsStr>, mounts: &Mounts) -> Command {
+    if mounts.is_empty() {
+        return Command::new(program);
+    }
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /var/log && exec \"$@\""]);
-    command.arg(var_log).arg(program);
+    command.args(["--mount", "sh", "-ec"]);
+    command.arg("while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\"; shift 2; done; shift; exec \"$@\"");
+    command.arg("sh");
+    for (from, to) in mounts {
+        command.arg(from).arg(to);
+    }
+    command.arg("--").arg(program);
     command
 }
 
 impl Both {
     fn start() -> Self {
-        Self::start_in(ZONE, None)
+        Self::start_in(ZONE, Mounts::new())
     }
 
-    fn start_in(zone: &'static str, var_log: Option<&Path>) -> Self {
+    fn start_in(zone: &'static str, mounts: Mounts) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/regex.py");
-        let mut real = with_logs("/usr/bin/python3", var_log)
+        let mut real = with_mounts("/usr/bin/python3", &mounts)
             .env("PYTHONPATH", fail2ban().modules())
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .envs([("TZ", zone), ("LANG", "C.UTF-8")])
@@ -76,8 +86,7 @@ impl Both {
         let answers = BufReader::new(real.stdout.take().expect("it is piped"));
         let ours = tempfile::tempdir().expect("a temporary directory");
         symlink(env!("CARGO_BIN_EXE_f2b"), ours.path().join("fail2ban-regex")).expect("it is empty");
-        let var_log = var_log.map(Path::to_owned);
-        Self { real, answers, ours, zone, var_log, compared: 0, crashed: 0, differing: Vec::new() }
+        Self { real, answers, ours, zone, mounts, compared: 0, crashed: 0, differing: Vec::new() }
     }
 
     fn real(&mut self, arguments: &[String]) -> Ended {
@@ -90,7 +99,7 @@ impl Both {
     }
 
     fn ours(&self, arguments: &[String]) -> Ended {
-        let output = with_logs(self.ours.path().join("fail2ban-regex"), self.var_log.as_deref())
+        let output = with_mounts(self.ours.path().join("fail2ban-regex"), &self.mounts)
             .envs([("TZ", self.zone), ("LANG", "C.UTF-8"), ("F2B_NOW", NOW)])
             .args(arguments)
             .output()
@@ -270,6 +279,108 @@ fn every_option_prints_what_fail2ban_regex_prints() {
 }
 
 #[test]
+fn every_tag_stands_for_what_fail2ban_regex_prints() {
+    let mut both = Both::start();
+    let line = "2005-08-14 10:00:00 from 192.0.2.7 port 4 x";
+    for tag in [
+        "<ip-host>",
+        "<F-*>",
+        "<F-MATCHES>",
+        "<F-FAILURES>",
+        "<F-IP>",
+        "<F-FID>",
+        "<F-PORT>",
+        "<F->",
+        "<jail.name>",
+        "<jail.found>",
+        "<jail.found_total>",
+        "<jail.banned>",
+        "<jail.banned_total>",
+        "<bantime>",
+        "<ipmatches>",
+        "<ipjailmatches>",
+        "<ipfailures>",
+        "<ipjailfailures>",
+        "<ADDR> <ip4> <host> <name>",
+        "<<ip>> <ip><fid>",
+        "<matches>|<msg>|<restored>|<bancount>|<sp>|<br>",
+    ] {
+        both.compare(&["-o", tag, line, r"from <HOST> port <F-PORT/> (?P<user>x)"]);
+        both.compare(&["-o", tag, &sample("sshd").display().to_string(), "sshd"]);
+    }
+    for (line, expression) in [
+        ("from 10.0.0.0/8", "from <F-ID>.*</F-ID>"),
+        ("from 2001:db8::/33", "from <F-ID>.*</F-ID>"),
+        ("from 10.1.2.3/8", "from <SUBNET>"),
+        ("from 2001:db8::/33", "from <ADDR>/<CIDR>"),
+        ("from ::1", "from <F-ID>.*</F-ID>"),
+        ("from 300.1.1.1", "from <F-ID>.*</F-ID>"),
+        ("from ::ffff:192.0.2.7", "from <HOST>"),
+    ] {
+        for options in [&[][..], &["-r"], &["--usedns", "raw"]] {
+            both.compare(&[options, &["-o", "<ip>|<fid>|<family>|<ip-rev>", line, expression]].concat());
+        }
+    }
+    both.end("tags");
+}
+
+#[test]
+fn host_names_are_resolved_as_fail2ban_regex_resolves_them() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (hosts, switch) = (dir.path().join("hosts"), dir.path().join("nsswitch.conf"));
+    fs::write(
+        &hosts,
+        "127.0.0.1 localhost\n192.0.2.7 seven.example seven\n2001:db8::6 six.example\n\
+         192.0.2.8 many.example\n192.0.2.9 many.example\n2001:db8::8 many.example\n\
+         ::ffff:192.0.2.10 mapped.example\n",
+    )
+    .expect("it is writable");
+    fs::write(&switch, "hosts: files\n").expect("it is writable");
+    let mounts = vec![(hosts, "/etc/hosts"), (switch, "/etc/nsswitch.conf")];
+    let mut both = Both::start_in(ZONE, mounts);
+    const TAGS: &str = "<ip-host>|<ip>|<fid>|<family>|<ip-rev>|<F-DNS>";
+    for whom in [
+        "localhost",
+        "seven.example",
+        "seven",
+        "six.example",
+        "mapped.example",
+        "nosuch.example",
+        "192.0.2.7",
+        "192.0.2.66",
+        "2001:db8::6",
+        "::ffff:192.0.2.7",
+        "[2001:db8::6]",
+    ] {
+        let line = format!("2005-08-14 10:00:00 x from {whom} y");
+        for dns in [
+            &[][..],
+            &["-r"],
+            &["--usedns", "yes"],
+            &["--usedns", "no"],
+            &["--usedns", "raw"],
+            &["--usedns", "nonsense"],
+        ] {
+            for form in [&[][..], &["-v", "-D"], &["-o", "row"], &["-o", TAGS]] {
+                for expression in ["from <HOST> ", "from <DNS>"] {
+                    both.compare(&[dns, form, &[&line, expression]].concat());
+                }
+            }
+        }
+    }
+    // The real one has them in any order.
+    let sorted = |ended: Ended| {
+        let mut lines: Vec<_> = ended.out.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let several = ["-o", TAGS, "from many.example", "from <HOST>"].map(str::to_owned);
+    let (real, ours) = (both.real(&several), both.ours(&several));
+    assert_eq!(sorted(real), sorted(ours));
+    both.end("host names");
+}
+
+#[test]
 fn lines_dates_and_encodings_are_read_as_fail2ban_regex_reads_them() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = |name: &str, bytes: &[u8]| {
@@ -427,7 +538,7 @@ fn the_journal_is_read_as_fail2ban_regex_reads_it() {
     write_journal(&two, &messages.map(|message| sshd_entry(&[("MESSAGE", message)])));
     let folder = one.parent().expect("it is in a folder").display().to_string();
     let log = format!("systemd-journal[journalpath={folder}]");
-    let mut both = Both::start_in(ZONE_OF_JOURNALS, None);
+    let mut both = Both::start_in(ZONE_OF_JOURNALS, Mounts::new());
     for options in [
         &[][..],
         &["-v", "--print-all-matched"],
@@ -508,7 +619,7 @@ fn the_journals_of_the_machine_and_their_namespaces_are_found_as_fail2ban_regex_
             &[sshd_entry(&[("MESSAGE", message.as_bytes())])],
         );
     }
-    let mut both = Both::start_in(ZONE_OF_JOURNALS, Some(dir.path()));
+    let mut both = Both::start_in(ZONE_OF_JOURNALS, vec![(dir.path().to_owned(), "/var/log")]);
     let mut found = BTreeSet::new();
     for options in [
         "",

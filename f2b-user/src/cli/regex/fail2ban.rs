@@ -139,7 +139,9 @@ impl<W: Write> Face<W> {
         self.tell("")?;
 
         match &options.out {
-            Some(format) => self.print_failures(&mut session, lines, &Output::new(format), fixed),
+            Some(format) => {
+                self.print_failures(&mut session, lines, &mut Output::new(format, &settings), fixed)
+            }
             None => {
                 let begin = Instant::now();
                 let mut tally = Tally::new(options, &settings, maxlines, &log);
@@ -266,7 +268,7 @@ impl<W: Write> Face<W> {
         &mut self,
         session: &mut Session,
         lines: Lines,
-        output: &Output,
+        output: &mut Output,
         fixed_zone: bool,
     ) -> Result<(), End> {
         for line in lines {

@@ -85,7 +85,7 @@ impl Command {
         };
         let lines = self.open(&log, &journalmatch, maxlines)?;
         match self.options.out.as_deref().or(global.json.then_some("json")) {
-            Some(format) => print_failures(&mut session, lines, &Output::new(format)),
+            Some(format) => print_failures(&mut session, lines, &mut Output::new(format, &settings)),
             None => self.report(&mut session, lines, &named, &settings),
         }
     }
@@ -166,7 +166,7 @@ impl Command {
 }
 
 /// `-o`
-fn print_failures(session: &mut Session, lines: Lines, output: &Output) -> Result<()> {
+fn print_failures(session: &mut Session, lines: Lines, output: &mut Output) -> Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for line in lines {
         let line = line?;

@@ -1,4 +1,4 @@
-//! Host names → addresses, through the system's resolver.
+//! Host names → addresses and back, through the system's resolver.
 
 use std::{
     collections::HashMap,
@@ -30,5 +30,26 @@ impl Names {
             }
             addresses
         })
+    }
+}
+
+/// Finds the name of each address once.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    known: HashMap<String, Option<String>>,
+}
+
+impl Hosts {
+    /// The name of a host that is given by its address or another of its names.
+    pub(super) fn name(&mut self, host: &str) -> Option<&str> {
+        if self.known.len() >= MAX_KNOWN && !self.known.contains_key(host) {
+            self.known.clear();
+        }
+        let name = self.known.entry(host.to_owned()).or_insert_with(|| {
+            let ip = (host, 0).to_socket_addrs().ok()?.next()?.ip();
+            // Without a name, it is the address.
+            dns_lookup::lookup_addr(&ip).ok().filter(|name| name.parse::<IpAddr>().is_err())
+        });
+        name.as_deref()
     }
 }

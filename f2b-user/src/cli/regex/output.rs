@@ -8,18 +8,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 use regex::{Captures, Regex};
 use serde::Serialize;
 
-use super::session::Charged;
+use super::{names::Hosts, session::Charged};
 use crate::filter::{
-    DatedLine, group_of_tag,
+    DatedLine, FilterSettings, group_of_tag,
     python::{repr, repr_dict, repr_optional},
 };
 
+/// Prints failures.
+#[derive(Debug)]
+pub(super) struct Output {
+    form: Form,
+    is_raw: bool,
+    hosts: Hosts,
+}
+
 /// The form of a failure.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Output {
+enum Form {
     /// Ours: one object per failure.
     Json,
     /// What it is charged to.
@@ -65,16 +74,18 @@ impl PythonTime {
 
 impl Output {
     /// fail2ban-regex takes for a group's name whatever has no tag.
-    pub(super) fn new(format: &str) -> Self {
-        match format {
-            "json" => Self::Json,
-            "id" | "fid" => Self::Id,
-            "ip" => Self::Ip,
-            "msg" => Self::Lines,
-            "row" => Self::Row,
-            tagged if tagged.contains('<') => Self::Tagged(tagged.to_owned()),
-            group => Self::Group(group.to_owned()),
-        }
+    pub(super) fn new(format: &str, settings: &FilterSettings) -> Self {
+        let form = match format {
+            "json" => Form::Json,
+            "id" | "fid" => Form::Id,
+            "ip" => Form::Ip,
+            "msg" => Form::Lines,
+            "row" => Form::Row,
+            tagged if tagged.contains('<') => Form::Tagged(tagged.to_owned()),
+            group => Form::Group(group.to_owned()),
+        };
+        let is_raw = settings.usedns.eq_ignore_ascii_case("raw");
+        Self { form, is_raw, hosts: Hosts::default() }
     }
 
     /// Prints the failures of one line. `now` stands for a time that nobody knows.
@@ -82,24 +93,27 @@ impl Output {
     /// # Errors
     /// A tag that only a running server can fill.
     pub(super) fn print(
-        &self,
+        &mut self,
         out: &mut impl io::Write,
         failures: &[Charged<'_>],
         time: PythonTime,
         now: f64,
     ) -> Result<()> {
         let mut rows = Vec::new();
-        if let Self::Tagged(format) = self {
-            rows = tagged(format, failures, time, now)?;
+        if let Form::Tagged(format) = &self.form {
+            let mut tags = Tags { is_raw: self.is_raw, hosts: &mut self.hosts, time, now };
+            rows = tags.replace(format, failures)?;
         } else {
-            failures.iter().for_each(|failure| rows.extend(self.rows(failure, time)));
+            failures.iter().for_each(|failure| rows.extend(self.form.rows(failure, time)));
         }
         for row in rows {
             writeln!(out, "{row}").context("writing the output")?;
         }
         Ok(())
     }
+}
 
+impl Form {
     fn rows(&self, failure: &Charged<'_>, time: PythonTime) -> Vec<String> {
         match self {
             Self::Json => json(failure).into_iter().collect(),
@@ -189,6 +203,13 @@ fn data<'a>(failure: &'a Charged<'_>) -> Vec<(&'a str, Value<'a>)> {
     found.groups.iter().map(value).chain(ip).collect()
 }
 
+/// fail2ban's data of a failure, as the tags of an action see it.
+fn ticket<'a>(failure: &'a Charged<'_>) -> Vec<(&'a str, Value<'a>)> {
+    let matches = ("matches", Value::Code(lines(&failure.found.lines)));
+    let failures = ("failures", Value::Code("0".into()));
+    [matches, failures].into_iter().chain(data(failure)).collect()
+}
+
 /// The lines of a failure as Python writes them: before the date, the date, behind it.
 fn lines(lines: &[DatedLine]) -> String {
     let tuple = |line: &DatedLine| {
@@ -206,49 +227,102 @@ static GROUP_TAG: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"<F-([A-Z0-9_\-
 /// Stands for `<msg>` until it is known that there is more than one.
 const MSG: &str = "\0msg\0";
 
-/// The text of each failure with its tags replaced; one that has several lines and names `<msg>` once for each.
-fn tagged(format: &str, failures: &[Charged<'_>], time: PythonTime, now: f64) -> Result<Vec<String>> {
-    let mut rows = Vec::new();
-    let mut last = Vec::new();
-    let mut several = false;
-    for failure in failures {
-        let mut refused = None;
-        let text = TAG.replace_all(format, |tag: &Captures<'_>| {
-            if &tag[1] == "msg" {
-                several |= failure.found.lines.len() > 1;
-                return if several { MSG.to_owned() } else { whole(failure) };
-            }
-            match fill(&tag[1], failure, time, now) {
-                Filled::With(text) => text.replace('\0', "\\x00"),
-                Filled::NotATag => tag[0].to_owned(),
-                Filled::OnlyByAServer => {
-                    refused.get_or_insert_with(|| tag[0].to_owned());
-                    String::new()
+/// What tags stand for.
+struct Tags<'a> {
+    is_raw: bool,
+    hosts: &'a mut Hosts,
+    time: PythonTime,
+    now: f64,
+}
+
+impl Tags<'_> {
+    /// The text of each failure with its tags replaced; one that has several lines and names `<msg>` once for each.
+    fn replace(&mut self, format: &str, failures: &[Charged<'_>]) -> Result<Vec<String>> {
+        let mut rows = Vec::new();
+        let mut last = Vec::new();
+        let mut several = false;
+        for failure in failures {
+            let mut refused = None;
+            let text = TAG.replace_all(format, |tag: &Captures<'_>| {
+                if &tag[1] == "msg" {
+                    several |= failure.found.lines.len() > 1;
+                    return if several { MSG.to_owned() } else { whole(failure) };
                 }
+                match self.fill(&tag[1], failure) {
+                    Filled::With(text) => text.replace('\0', "\\x00"),
+                    Filled::NotATag => tag[0].to_owned(),
+                    Filled::OnlyByAServer => {
+                        refused.get_or_insert_with(|| tag[0].to_owned());
+                        String::new()
+                    }
+                }
+            });
+            if let Some(tag) = refused {
+                bail!("-o: {tag} is only known to a running server");
             }
-        });
-        if let Some(tag) = refused {
-            bail!("-o: {tag} is only known to a running server");
-        }
-        let data = data(failure);
-        let text = GROUP_TAG.replace_all(&text, |tag: &Captures<'_>| {
-            let group = group_of_tag(&tag[1]);
-            let value = data.iter().find(|(name, _)| *name == group);
-            match value {
-                None | Some((_, Value::Text(None))) => String::new(),
-                Some((_, value)) => value.text().replace('\0', "\\x00"),
+            let data = ticket(failure);
+            let text = GROUP_TAG.replace_all(&text, |tag: &Captures<'_>| {
+                let group = group_of_tag(&tag[1]);
+                let value = data.iter().find(|(name, _)| *name == group);
+                match value {
+                    None | Some((_, Value::Text(None))) => String::new(),
+                    Some((_, value)) => value.text().replace('\0', "\\x00"),
+                }
+            });
+            if several {
+                last.push((failure, text.into_owned()));
+            } else {
+                rows.push(text.into_owned());
             }
-        });
-        if several {
-            last.push((failure, text.into_owned()));
-        } else {
-            rows.push(text.into_owned());
         }
+        for (failure, text) in last {
+            rows.extend(failure.found.lines.iter().map(|line| text.replace(MSG, &line.whole())));
+        }
+        Ok(rows)
     }
-    for (failure, text) in last {
-        rows.extend(failure.found.lines.iter().map(|line| text.replace(MSG, &line.whole())));
+
+    fn fill(&mut self, tag: &str, failure: &Charged<'_>) -> Filled {
+        let ip = ip(failure);
+        let address = if self.is_raw && is_id_only(failure) { None } else { address(&ip) };
+        let known = match self.time {
+            PythonTime::Unknown => PythonTime::Float(self.now),
+            known => known,
+        };
+        Filled::With(match tag {
+            "ip" => ip,
+            "fid" => id(failure),
+            "family" => match address {
+                Some(IpAddr::V4(_)) => "inet4".into(),
+                Some(IpAddr::V6(_)) => "inet6".into(),
+                None => "None".into(),
+            },
+            "ip-rev" => address.map(|address| reversed(address, &ip)).unwrap_or_default(),
+            "ip-host" => self.hosts.name(&ip).unwrap_or("None").to_owned(),
+            "failures" | "bancount" | "restored" => "0".into(),
+            "time" => known.repr(),
+            "matches" => whole(failure),
+            "raw-ticket" => format!(
+                "BanTicket: ip={} time={} bantime=None bancount=0 #attempts=0 matches={}",
+                id(failure),
+                known.repr(),
+                lines(&failure.found.lines)
+            ),
+            "br" => "\n".into(),
+            "sp" => " ".into(),
+            "bantime" | "ipmatches" | "ipjailmatches" | "ipfailures" | "ipjailfailures" => {
+                return Filled::OnlyByAServer;
+            }
+            "jail.banned" | "jail.banned_total" | "jail.found" | "jail.found_total" => {
+                return Filled::OnlyByAServer;
+            }
+            "F-*" => {
+                let data =
+                    ticket(failure).into_iter().filter(|(_, value)| !matches!(value, Value::Text(None)));
+                repr_dict(data.map(|(name, value)| (name, value.repr())))
+            }
+            _ => return Filled::NotATag,
+        })
     }
-    Ok(rows)
 }
 
 fn whole(failure: &Charged<'_>) -> String {
@@ -262,45 +336,23 @@ enum Filled {
     OnlyByAServer,
 }
 
-fn fill(tag: &str, failure: &Charged<'_>, time: PythonTime, now: f64) -> Filled {
-    let ip = ip(failure);
-    let address = ip.parse::<IpAddr>().ok();
-    let known = match time {
-        PythonTime::Unknown => PythonTime::Float(now),
-        known => known,
+/// Whether it is charged to a text that need not be an address.
+fn is_id_only(failure: &Charged<'_>) -> bool {
+    let is_address = |(name, value): &(String, Option<String>)| {
+        ["ip4", "ip6"].contains(&name.as_str()) && value.as_ref().is_some_and(|value| !value.is_empty())
     };
-    Filled::With(match tag {
-        "ip" => ip,
-        "fid" => id(failure),
-        "family" => match address {
-            Some(IpAddr::V4(_)) => "inet4".into(),
-            Some(IpAddr::V6(_)) => "inet6".into(),
-            None => "None".into(),
-        },
-        "ip-rev" => address.map(reversed).unwrap_or_default(),
-        "failures" | "bancount" | "restored" => "0".into(),
-        "time" => known.repr(),
-        "matches" => whole(failure),
-        "raw-ticket" => format!(
-            "BanTicket: ip={} time={} bantime=None bancount=0 #attempts=0 matches={}",
-            id(failure),
-            known.repr(),
-            lines(&failure.found.lines)
-        ),
-        "br" => "\n".into(),
-        "sp" => " ".into(),
-        "bantime" | "ip-host" | "ipmatches" | "ipjailmatches" | "ipfailures" | "ipjailfailures" => {
-            return Filled::OnlyByAServer;
-        }
-        tag if tag.starts_with("jail.") => return Filled::OnlyByAServer,
-        _ => return Filled::NotATag,
-    })
+    !failure.found.groups.iter().any(is_address)
+}
+
+/// The address, or the first one of a network.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().or_else(|_| text.parse().map(|network: IpNet| network.addr())).ok()
 }
 
 /// As in the name under which its host name is looked up: `7.2.0.192.`
-fn reversed(ip: IpAddr) -> String {
+fn reversed(ip: IpAddr, text: &str) -> String {
     let digits: Vec<String> = match ip {
-        IpAddr::V4(v4) => v4.octets().iter().rev().map(u8::to_string).collect(),
+        IpAddr::V4(_) => text.split('.').rev().map(str::to_owned).collect(),
         IpAddr::V6(v6) => nibbles(v6).collect(),
     };
     format!("{}.", digits.join("."))

@@ -276,7 +276,8 @@ impl<'a> Tally<'a> {
 
     /// The address that shows an expression at work on a line.
     fn debuggex(&self, line: &str, expression: &str, multiline: bool) -> String {
-        let usedns = self.options.usedns.as_deref().unwrap_or("yes");
+        // fail2ban-regex takes everything else for a yes here.
+        let usedns = if self.options.usedns.as_deref() == Some("no") { "no" } else { "yes" };
         let expression = expanded(expression, usedns);
         let flags = if multiline { "&flags=m" } else { "" };
         format!(
