@@ -24,7 +24,7 @@ fn config() {
 
 #[test]
 fn date() {
-    run("date", 60);
+    run("date", 1000);
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn expression() {
 
 #[test]
 fn filter() {
-    run("filter", 200);
+    run("filter", 2000);
 }
 
 /// Runs a target on so many inputs made by chance: as many as take a few seconds.

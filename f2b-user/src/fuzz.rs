@@ -1,13 +1,22 @@
 //! What the fuzz targets call (`fuzz/`, `tests/fuzz.rs`): each function takes any bytes, and panics if something does
 //! not hold that must hold for all of them. Nothing outside of this process is read.
+//!
+//! Compiling the templates of dates takes a thousand times as long as reading a line. So a log whose lines have dates
+//! goes on from one input to the next ([`Running`]); what breaks it then is all of its lines, and they are shown.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    io::{self, Write as _},
+    panic,
+    sync::{LazyLock, Once},
+};
 
 use jiff::tz::TimeZone;
 
 use crate::{
     config::{self, Resolved},
-    filter::{self, Filter, FilterSettings},
+    filter::{self, Context, Failure, Filter, FilterSettings},
 };
 
 /// Takes any bytes.
@@ -60,14 +69,14 @@ pub fn config(data: &[u8]) {
 pub fn date(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (datepattern, log) = text.split_once(PART).unwrap_or(("", &text));
-    let settings = FilterSettings {
-        failregex: vec!["(?s)^<F-ID>.*</F-ID>$".into()],
-        datepattern: datepattern.into(),
-        ..FilterSettings::default()
-    };
-    if let Ok(filter) = Filter::new(&settings) {
-        read(&filter, log, false);
-    }
+    Running::go_on(datepattern, log, || {
+        let settings = FilterSettings {
+            failregex: vec!["(?s)^<F-ID>.*</F-ID>$".into()],
+            datepattern: datepattern.into(),
+            ..FilterSettings::default()
+        };
+        Filter::new(&settings).ok()
+    });
 }
 
 /// Expressions, one a line, and the lines of a log.
@@ -80,7 +89,7 @@ pub fn expression(data: &[u8]) {
         let failregex = expressions.iter().map(|expression| format!("{expression}<HOST>")).collect();
         let settings = FilterSettings { failregex, maxlines: maxlines.into(), ..FilterSettings::default() };
         if let Ok(filter) = Filter::new(&settings) {
-            read(&filter, log, true);
+            read_journal(&filter, log);
         }
     }
 }
@@ -88,25 +97,103 @@ pub fn expression(data: &[u8]) {
 /// The number of a filter from `0`, `j` for a journal, and the log's lines.
 pub fn filter(data: &[u8]) {
     let [number, kind, log @ ..] = data else { return };
-    let filter = &FILTERS[usize::from(number.wrapping_sub(b'0')) % FILTERS.len()];
-    read(filter, &String::from_utf8_lossy(log), *kind == b'j');
+    let number = usize::from(number.wrapping_sub(b'0')) % FILTERS.len();
+    let log = String::from_utf8_lossy(log);
+    match kind {
+        b'j' => read_journal(&FILTERS[number], &log),
+        _ => Running::go_on(&number.to_string(), &log, || Some(FILTERS[number].clone())),
+    }
 }
 
-/// Takes lines through a filter. Those of a journal, which is quick, twice: they find the same.
-fn read(filter: &Filter, log: &str, journal: bool) {
+/// Takes the lines of a journal, which need no dates, through a filter: twice, and they find the same.
+fn read_journal(filter: &Filter, log: &str) {
     let pass = || {
         let mut context = filter.context(TimeZone::UTC, NOW);
-        let find = |line| filter.failures(&mut context, line, journal.then_some(NOW), NOW);
+        let find = |line| filter.failures(&mut context, line, Some(NOW), NOW);
         log.split('\n').flat_map(find).collect::<Vec<_>>()
     };
     let found = pass();
-    if journal {
-        assert_eq!(found, pass());
-    }
+    assert_eq!(found, pass());
+    check(&found, log);
+}
+
+fn check(found: &[Failure], log: &str) {
     let lines = log.split('\n').count() as u64;
     for failure in found {
         assert!((1..=lines).contains(&failure.line) && failure.time.is_finite(), "{failure:?}");
     }
+}
+
+/// A filter at work on a log that does not end with an input.
+struct Running {
+    filter: Filter,
+    context: Context,
+    /// All of it so far: as one input, it does the same.
+    log: Option<String>,
+}
+
+/// The longest log, in bytes, before another begins.
+const MAX_LOG: usize = 65_536;
+/// How many filters are kept: the fuzzer makes up any number of date patterns.
+const MAX_RUNNING: usize = 64;
+
+thread_local! {
+    static RUNNING: RefCell<HashMap<String, Running>> = RefCell::default();
+    /// The log that is being read, for the case that it breaks something.
+    static READING: Cell<String> = Cell::default();
+}
+
+impl Running {
+    /// Takes more lines through the filter with this key; `make` makes it.
+    fn go_on(key: &str, lines: &str, make: impl FnOnce() -> Option<Filter>) {
+        show_what_breaks();
+        let running = RUNNING.with_borrow_mut(|all| all.remove(key));
+        let running = running.or_else(|| Some(Self::new(make()?)));
+        let Some(mut running) = running else { return };
+        if running.log.as_ref().map_or(0, String::len) + lines.len() > MAX_LOG {
+            running = Self::new(running.filter);
+        }
+        running.read(lines);
+        RUNNING.with_borrow_mut(|all| {
+            if all.len() >= MAX_RUNNING {
+                all.clear();
+            }
+            all.insert(key.to_owned(), running);
+        });
+    }
+
+    fn new(filter: Filter) -> Self {
+        let context = filter.context(TimeZone::UTC, NOW);
+        Self { filter, context, log: None }
+    }
+
+    fn read(&mut self, lines: &str) {
+        let log = match &self.log {
+            Some(earlier) => format!("{earlier}\n{lines}"),
+            None => lines.to_owned(),
+        };
+        READING.set(log.clone());
+        let find = |line| self.filter.failures(&mut self.context, line, None, NOW);
+        let found: Vec<_> = lines.split('\n').flat_map(find).collect();
+        check(&found, &log);
+        READING.take();
+        self.log = Some(log);
+    }
+}
+
+/// Before a panic ends the process, shows the whole log.
+fn show_what_breaks() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let next = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let log = READING.try_with(Cell::take).unwrap_or_default();
+            if !log.is_empty() {
+                drop(writeln!(io::stderr(), "The log with its earlier inputs, as a Rust string: {log:?}"));
+            }
+            next(info);
+        }));
+    });
 }
 
 /// Some filters that use what the built-in ones do not, and those in their modes.

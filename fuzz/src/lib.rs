@@ -4,14 +4,28 @@
 
 #![allow(dead_code, unused_imports, reason = "the rest of the agent is not there to use it")]
 
+#[path = "../../f2b-user/src/ban.rs"]
+mod ban;
 #[path = "../../f2b-user/src/config/mod.rs"]
 mod config;
 #[path = "../../f2b-user/src/filter/mod.rs"]
 mod filter;
 #[path = "../../f2b-user/src/fuzz.rs"]
 mod fuzz;
+#[path = "../../f2b-user/src/scope.rs"]
+mod scope;
 
 pub use fuzz::{config, date, expression, filter};
+
+/// Stands in for the loader of the kernel's program.
+mod xdp {
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Mode {
+        Native,
+        Generic,
+        Tc,
+    }
+}
 
 /// Stands in for the journal's reader, which no target reaches.
 mod source {

@@ -22,7 +22,7 @@ xflags::xflags! {
         /// Just this one: config, date, expression or filter.
         optional target: String
         /// How long for each target (default: 10).
-        optional --minutes minutes: u64
+        optional --minutes minutes: f64
         /// Should this machine lack anything, only say what, and fail.
         optional --no-install
     }
@@ -36,7 +36,8 @@ impl Fuzz {
             Some(target) => bail!("there is no target `{target}`; there are {}", TARGETS.join(", ")),
         };
         setup::ensure(Need::Fuzz, Mode::new(self.no_install))?;
-        let seconds = self.minutes.unwrap_or(10) * 60;
+        // None at all would be for ever.
+        let seconds = (self.minutes.unwrap_or(10.0) * 60.0).max(1.0) as u64;
         step::run_all(targets.into_iter().map(|target| step(target, seconds)).collect())
     }
 }

@@ -35,6 +35,8 @@ impl Test {
 fn steps(workspace: &Workspace) -> Result<Vec<Step>> {
     let mut steps = lint::steps(workspace);
     steps.push(Step::new("unprivileged", cargo(["test", "--workspace"])));
+    // It names the modules that it takes from the agent, and what they need, by hand.
+    steps.push(Step::new("fuzz-targets", cargo(["check", "--manifest-path", "fuzz/Cargo.toml"])));
     for name in &workspace.privileged_tests {
         steps.push(Step::new(name, cargo::test_as_root(name)?));
     }

@@ -106,7 +106,7 @@ fn packages(facts: &Facts, need: Need) -> Vec<Step> {
     if matches!(need, Need::Tests | Need::Bench) {
         want(TO_TEST);
     }
-    if need == Need::Fuzz {
+    if matches!(need, Need::Fuzz | Need::Tests) {
         want(TO_FUZZ);
     }
     if need == Need::Bench {
