@@ -60,13 +60,18 @@ impl Fail2ban {
         self.root.join("etc/fail2ban")
     }
 
-    /// Whether the real client reads the configuration in `dir`, by its exit status.
-    pub fn client_reads(&self, dir: &Path) -> bool {
+    /// The real client, asked to read the configuration in `dir`.
+    pub fn client(&self, dir: &Path) -> Command {
         let mut command = Command::new("/usr/bin/python3");
         command.env("PYTHONPATH", self.modules());
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.arg(self.root.join("usr/bin/fail2ban-client")).arg("-c").arg(dir).arg("-d");
-        command.output().expect("python3 is installed").status.success()
+        command
+    }
+
+    /// Whether the real client reads the configuration in `dir`, by its exit status.
+    pub fn client_reads(&self, dir: &Path) -> bool {
+        self.client(dir).output().expect("python3 is installed").status.success()
     }
 
     /// Runs a script of ours that uses fail2ban's modules.

@@ -1,4 +1,6 @@
-use anyhow::{Result, bail};
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     cargo::{ROOT, cargo},
@@ -38,16 +40,22 @@ impl Fuzz {
         setup::ensure(Need::Fuzz, Mode::new(self.no_install))?;
         // None at all would be for ever.
         let seconds = (self.minutes.unwrap_or(10.0) * 60.0).max(1.0) as u64;
-        step::run_all(targets.into_iter().map(|target| step(target, seconds)).collect())
+        step::run_all(targets.into_iter().map(|target| step(target, seconds)).collect::<Result<_>>()?)
     }
 }
 
-fn step(target: &str, seconds: u64) -> Step {
+fn step(target: &str, seconds: u64) -> Result<Step> {
     // There is no unsafe code in reach, so no sanitizer: without one, a stable compiler will do. What is found goes to
     // a folder of its own, since libFuzzer writes into the first one; the others only seed it.
     let mut fuzz = cargo(["fuzz", "run", "--fuzz-dir", "fuzz", "--sanitizer", "none", target]);
-    let folder = |kind: &str| format!("{ROOT}/fuzz/{kind}/{target}");
-    fuzz.args([folder("found"), folder("corpus"), folder("regressions")]);
+    let [found, corpus, regressions] =
+        ["found", "corpus", "regressions"].map(|kind| format!("{ROOT}/fuzz/{kind}/{target}"));
+    // libFuzzer ends when a folder is missing: git keeps no empty ones.
+    fs::create_dir_all(&found).with_context(|| format!("cannot create {found}"))?;
+    fuzz.args([found, corpus]);
+    if Path::new(&regressions).is_dir() {
+        fuzz.arg(regressions);
+    }
     fuzz.arg("--");
     fuzz.arg(format!("-max_total_time={seconds}"));
     fuzz.args([
@@ -56,5 +64,5 @@ fn step(target: &str, seconds: u64) -> Step {
         format!("-rss_limit_mb={MEMORY}"),
     ]);
     fuzz.args([format!("-dict={ROOT}/fuzz/words.dict"), "-print_final_stats=1".into()]);
-    Step::new(&format!("fuzz {target}"), fuzz)
+    Ok(Step::new(&format!("fuzz {target}"), fuzz))
 }
