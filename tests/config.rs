@@ -251,8 +251,8 @@ fn fail2ban_reads_the_built_in_tree_as_f2b_does() {
     assert_eq!(started, count, "{commands}");
 }
 
-/// The mark for the release build is 150 ms. This one is not optimised, and takes three quarters of what fail2ban's
-/// client takes: only a blow-up fails.
+/// The mark for the release build is 150 ms. This one is not optimised, and takes about what fail2ban's client
+/// takes: only a blow-up fails.
 #[test]
 fn the_stock_tree_with_every_jail_loads_in_no_more_time_than_fail2ban_takes() {
     const MARGIN: f64 = 4.0;

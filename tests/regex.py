@@ -6,6 +6,7 @@ JSON object per line: the exit status, and what it printed. Each run is a proces
 """
 
 import json
+import logging  # noqa: F401  before the clock is replaced: it keeps the function by which it dates lines
 import os
 import sys
 import tempfile

@@ -165,16 +165,18 @@ impl Both {
 }
 
 /// Without what differs by its nature:
-/// - how long it took;
+/// - how long it took, and in which process and thread;
 /// - how the date templates are searched for (`--VD`): our expressions are our own;
 /// - the order of a Python set, which changes from run to run;
 /// - the reason why a configuration file or the options of a filter cannot be read: our words name file and line.
 fn masked(out: &str) -> String {
-    static MASKS: LazyLock<[(Regex, &str); 3]> = LazyLock::new(|| {
+    static MASKS: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
         let regex = |text| Regex::new(text).expect("a constant");
         [
             (regex(r"processed in [\d.]+ sec"), "processed in X sec"),
             (regex("    # regex: .*"), "    # regex"),
+            (regex(r"(?m)^(\d{4}-\S+ \S+ \S+ *)\[\d+\]: "), "$1[PID]: "),
+            (regex(r"(?m)^( \d{4}-\S+ \S+) [0-9A-F]+ "), "$1 THREAD "),
             (
                 regex(
                     r"(?s)(Wrong config file|ERROR: Wrong filter name or options): .*?\n(ERROR: failed|       while)",
@@ -378,6 +380,68 @@ fn host_names_are_resolved_as_fail2ban_regex_resolves_them() {
     let (real, ours) = (both.real(&several), both.ours(&several));
     assert_eq!(sorted(real), sorted(ours));
     both.end("host names");
+}
+
+#[test]
+fn the_log_is_that_of_fail2ban_regex_down_to_info() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let foreign = dir.path().join("own.conf");
+    fs::write(&foreign, "[Definition]\nfailregex = from <HOST>\n").expect("it is writable");
+    let foreign = foreign.display().to_string();
+    let hosts = dir.path().join("hosts");
+    fs::write(&hosts, "192.0.2.7 seven.example\n").expect("it is writable");
+    let switch = dir.path().join("nsswitch.conf");
+    fs::write(&switch, "hosts: files\n").expect("it is writable");
+    let journal = dir.path().join("one.journal");
+    write_journal(&journal, &[sshd_entry(&[]), sshd_entry(&[("MESSAGE", b"x from seven.example")])]);
+    let journal = format!("systemd-journal[journalfiles={}]", journal.display());
+    let mut both =
+        Both::start_in(ZONE_OF_JOURNALS, vec![(hosts, "/etc/hosts"), (switch, "/etc/nsswitch.conf")]);
+    let sshd = sample("sshd").display().to_string();
+    let names = "x from seven.example\nx from nosuch.example\nx from seven.example\nx from nosuch.example";
+    for options in [
+        &["-l", "info"][..],
+        &["-l", "INFO", "-o", "row"],
+        &["-l", "info", "-v"],
+        &["-l", "info", "-vv"],
+        &["-l", "msg"],
+        &["-l", "15"],
+        &["-l", "notice"],
+        &["-l", "warning"],
+        &["-l", "30", "--usedns", "yes"],
+        &["-l", "error", "--usedns", "nonsense"],
+        &["-l", "notset"],
+        &["-l", "0"],
+        &["-l", "31"],
+        &["-l", "critical"],
+        &["-l", "info", "-L", "2", "-d", "^%Y-%m-%d %H:%M:%S"],
+        &["-l", "info", "-d", "%b %d %H:%M:%S"],
+        &["-l", "info", "-d", "{NONE}"],
+        &["-l", "info", "-d", "EPOCH"],
+        &["-l", "info", "-d", "x {DATE}"],
+        &["-l", "info", "-d", "%Q"],
+        &["-l", "info", "-m", "_COMM=sshd + _COMM=x"],
+        &["-l", ""],
+        &["-l", "-5"],
+    ] {
+        for arguments in [
+            &[LINE, EXPRESSION][..],
+            &[LINE, "sshd"],
+            &[LINE, "dovecot[mode=aggressive]"],
+            &[LINE, &foreign],
+            &[LINE, "from <HOS"],
+            &[LINE, "from (<HOST>"],
+            &[LINE, EXPRESSION, "("],
+            &[names, "from <HOST>"],
+            &["2005-02-30 10:00:00 x from 192.0.2.7", "from <HOST>"],
+            &[&sshd, "sshd"],
+            &[&journal, "sshd"],
+            &[&journal, "from <HOST>"],
+        ] {
+            both.compare(&[options, arguments].concat());
+        }
+    }
+    both.end("log");
 }
 
 #[test]

@@ -241,6 +241,8 @@ pub struct FilterAlone {
     pub journalmatch: Vec<Vec<String>>,
     /// `logtype`, `datepattern` and the options that can be given, as they resolve.
     pub options: Vec<(String, String)>,
+    /// The files that were looked for, one by one; and lists of those that were laid over each other.
+    pub reads: Vec<Vec<PathBuf>>,
 }
 
 /// Splits `name[a=b, c="d,e"]`.
@@ -305,6 +307,7 @@ pub fn filter_alone(file: &FilterFile, given: &[(String, String)], journal: bool
         settings: FilterSettings { maxlines, ..filter_settings(&jail) },
         journalmatch: jail.journalmatch,
         options: shown,
+        reads: tree.take_reads(),
     })
 }
 

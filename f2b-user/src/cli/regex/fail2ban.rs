@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use super::{
     arguments::{self, Arguments},
     input::{Charset, FileLines, LastLine, Lines, Log},
+    log::{self, Entry, Level},
     options::{Now, Options},
     output::{Output, PythonTime},
     rules::Named,
@@ -28,6 +29,9 @@ use crate::{
     },
     source::journal::{Entries, JournalMatch, UnitNames},
 };
+
+/// The part of fail2ban that logs most.
+const FILTER: &str = "fail2ban.filter";
 
 /// Why it ends without a result.
 enum End {
@@ -49,7 +53,8 @@ pub(in crate::cli) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCod
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let mut face = Face { out: io::BufWriter::new(io::stdout().lock()), quiet: parsed.options.out.is_some() };
+    let mut face =
+        Face { out: io::BufWriter::new(io::stdout().lock()), quiet: parsed.options.out.is_some(), log: None };
     let ended = match face.run(&parsed) {
         Err(End::Told(text)) => face.print(&text).map_or_else(Err, |()| Ok(ExitCode::from(255))),
         Err(End::Failed(error)) => Err(error),
@@ -71,6 +76,8 @@ struct Face<W: Write> {
     out: W,
     /// Only failures are printed, and errors.
     quiet: bool,
+    /// fail2ban's own log, once it is known which lines of it are wanted.
+    log: Option<log::Log>,
 }
 
 impl<W: Write> Face<W> {
@@ -83,15 +90,40 @@ impl<W: Write> Face<W> {
         if self.quiet { Ok(()) } else { self.print(text) }
     }
 
+    /// Prints a line of fail2ban's log, if it is wanted.
+    fn log(&mut self, level: Level, logger: &'static str, message: impl Into<String>) -> Result<()> {
+        self.log_all(&[Entry::new(level, logger, message)])
+    }
+
+    fn log_all(&mut self, entries: &[Entry]) -> Result<()> {
+        let lines: Vec<_> =
+            self.log.iter().flat_map(|log| entries.iter().filter_map(|entry| log.line(entry))).collect();
+        lines.iter().try_for_each(|line| self.print(line))
+    }
+
+    fn tell_maxlines(&mut self, maxlines: &str) -> Result<()> {
+        self.log(Level::Info, FILTER, format!("  maxLines: {maxlines}"))?;
+        self.tell(&format!("Use         maxlines : {maxlines}"))
+    }
+
+    /// Compiles the filter; fail2ban also logs what is wrong with it.
+    fn check(&mut self, settings: &FilterSettings) -> Result<Filter, End> {
+        let checked = check(settings);
+        if let Err(End::Told(text)) = &checked {
+            self.log(Level::Error, FILTER, text.trim_start_matches("ERROR: "))?;
+        }
+        checked
+    }
+
     fn run(&mut self, arguments: &Arguments) -> Result<(), End> {
         let options = &arguments.options;
         self.tell("\nRunning tests\n=============\n")?;
         let now = Now::from_environment()?;
-        check_log_level(options.log_level.as_deref())?;
+        self.log = Some(log::Log::new(options.log_level.as_deref(), options.verbosity(), now)?);
         let error = |error: anyhow::Error| End::Told(format!("ERROR: {error}"));
         let maxlines = options.maxlines().map_err(error)?;
         if let Some(maxlines) = maxlines {
-            self.tell(&format!("Use         maxlines : {maxlines}"))?;
+            self.tell_maxlines(&maxlines.to_string())?;
         }
         let words = options.journalmatch.as_deref().map(config::journalmatch_words).transpose();
         let journalmatch = words.map_err(|error| {
@@ -103,6 +135,13 @@ impl<W: Write> Face<W> {
         if let Some(pattern) = &options.datepattern {
             self.tell_datepattern(pattern, now)?;
         }
+        if let Some(usedns) = options.usedns.as_deref().filter(|usedns| !usedns.is_empty())
+            && !["yes", "warn", "no", "raw"].contains(&usedns.to_lowercase().as_str())
+        {
+            let usedns = repr(usedns);
+            let message = format!("Incorrect value {usedns} specified for usedns. Using safe 'no'");
+            self.log(Level::Error, FILTER, message)?;
+        }
         let log = Log::new(&arguments.arguments[0])?;
         let given = &arguments.arguments;
         let config = arguments.config.as_deref().or(config::default_dir());
@@ -111,9 +150,7 @@ impl<W: Write> Face<W> {
         settings.usedns = options.usedns().unwrap_or_else(|| "warn".into());
         match maxlines {
             Some(maxlines) => settings.maxlines = maxlines.to_string(),
-            None if !settings.maxlines.is_empty() => {
-                self.tell(&format!("Use         maxlines : {}", settings.maxlines.trim()))?;
-            }
+            None if !settings.maxlines.is_empty() => self.tell_maxlines(settings.maxlines.trim())?,
             None => {}
         }
         match &options.datepattern {
@@ -126,17 +163,20 @@ impl<W: Write> Face<W> {
         }
         if let Some(ignoreregex) = given.get(2) {
             // What is wrong with the filter is told first.
-            check(settings)?;
+            self.check(settings)?;
             self.tell(&format!("Use ignoreregex line : {}", short(ignoreregex)))?;
             settings.ignoreregex.push(ignoreregex.clone());
         }
         let settings = rules.settings.clone();
-        let filter = check(&settings)?;
+        let filter = self.check(&settings)?;
         let breadth = if options.no_check_all || self.quiet { Breadth::First } else { Breadth::All };
         let fixed = zone.is_some();
         let mut session = Session::new(filter, zone.unwrap_or_else(TimeZone::system), now, breadth);
         let lines = self.open(&log, options, &rules.journalmatch, session.filter.maxlines())?;
         self.tell("")?;
+        if self.log.as_ref().is_some_and(|log| log.has(Level::Error)) {
+            session.tell(&settings.usedns);
+        }
 
         match &options.out {
             Some(format) => {
@@ -149,6 +189,7 @@ impl<W: Write> Face<W> {
                     let line = line?;
                     if !line.is_skipped() {
                         tally.add(&mut session, &line);
+                        self.log_all(&session.take_told())?;
                     }
                 }
                 let seconds = begin.elapsed().as_secs_f64();
@@ -160,6 +201,21 @@ impl<W: Write> Face<W> {
     fn tell_datepattern(&mut self, pattern: &str, now: Now) -> Result<(), End> {
         let name = filter::describe_datepattern(pattern, now.seconds())
             .map_err(|error| End::Told(format!("ERROR: {}", no_datepattern(pattern, &error))))?;
+        for line in pattern.lines().map(str::trim) {
+            let key = line.to_uppercase();
+            let is_list = ["{^LN-BEG}", "{DEFAULT}"].contains(&key.as_str()) || key.contains("{DATE}");
+            if is_list || line.is_empty() {
+                continue;
+            }
+            let name = filter::describe_datepattern(line, now.seconds()).unwrap_or_default();
+            let written = match line {
+                _ if key == "{NONE}" => "{UNB}^",
+                line if line.contains('%') => line,
+                _ => "",
+            };
+            let message = format!("  date pattern `{}`: `{name}`", repr(written));
+            self.log(Level::Info, "fail2ban.datedetector", message)?;
+        }
         Ok(self.tell(&format!("Use      datepattern : {pattern} : {name}"))?)
     }
 
@@ -201,10 +257,21 @@ impl<W: Write> Face<W> {
         if !given.is_empty() {
             self.tell(&format!("Use   filter options : {}", dict(given)))?;
         }
+        if let Named::Filter { dir, name, .. } = &named {
+            let dir = dir.as_ref().map_or_else(|| "(built-in)".into(), |dir| dir.display().to_string());
+            let message = format!("Loading configs for filter.d/{name} under {dir} ");
+            self.log(Level::Info, "fail2ban.configreader", message)?;
+        }
         let rules = named.read(log.is_journal()).map_err(|error| {
             End::Told(format!("Wrong config file: {error:#}\nERROR: failed to load filter {text}"))
         })?;
-        if options.verbosity() > 1 && !matches!(named, Named::Expression(_)) {
+        for files in &rules.reads {
+            let files: Vec<_> = files.iter().map(|file| repr(&file.display().to_string())).collect();
+            let message = format!("  Loading files: [{}]", files.join(", "));
+            self.log(Level::Info, "fail2ban.configparserinc", message)?;
+        }
+        let is_debug = self.log.as_ref().is_some_and(log::Log::is_debug);
+        if (options.verbosity() > 1 || is_debug) && !matches!(named, Named::Expression(_)) {
             self.tell(&format!("Real  filter options : {}", dict(&rules.options)))?;
         }
         // fail2ban-regex keeps the last one of a filter only.
@@ -239,7 +306,11 @@ impl<W: Write> Face<W> {
                     wanted = Some(JournalMatch::new(&[journalmatch.to_vec()])?);
                 }
                 let entries = Entries::read(files, wanted.as_ref(), UnitNames::AsWritten, decode)?;
+                self.log(Level::Info, FILTER, format!("  encoding: {encoding}"))?;
                 if !journalmatch.is_empty() {
+                    let words = repr(&journalmatch.join(" "));
+                    let message = format!("[~jailless~] Added journal match for: {words}");
+                    self.log(Level::Info, "fail2ban.filtersystemd", message)?;
                     self.tell(&format!("Use    journal match : {}", journalmatch.join(" ")))?;
                 }
                 Lines::Journal(Box::new(entries))
@@ -280,6 +351,7 @@ impl<W: Write> Face<W> {
             let judgement = session.judge(&line);
             let mut charged = session.charged(&judgement);
             charged.retain(|charged| !charged.found.nofail && charged.fid.is_some());
+            self.log_all(&session.take_told())?;
             let time = python_time(session, &judgement, line.text(), fixed_zone);
             output.print(&mut self.out, &charged, time, session.now())?;
         }
@@ -337,28 +409,6 @@ fn check(settings: &FilterSettings) -> Result<Filter, End> {
 /// As fail2ban puts expressions into messages: as they are.
 fn quoted(text: &str) -> String {
     format!("'{text}'")
-}
-
-fn check_log_level(level: Option<&str>) -> Result<()> {
-    const LEVELS: [&str; 13] = [
-        "critical",
-        "error",
-        "warning",
-        "warn",
-        "notice",
-        "info",
-        "debug",
-        "heavydebug",
-        "tracedebug",
-        "msg",
-        "notset",
-        "fatal",
-        "",
-    ];
-    let Some(level) = level else { return Ok(()) };
-    let known = LEVELS.contains(&level.to_lowercase().as_str()) || level.parse::<i64>().is_ok();
-    anyhow::ensure!(known, "Invalid log level {}", repr(level));
-    Ok(())
 }
 
 /// fail2ban's words for a date pattern that is none.

@@ -7,11 +7,12 @@
 //! - [`session`]: the filter at work on them; [`names`] resolves hosts
 //! - [`report`]: what `f2b regex` shows a person
 //! - [`output`]: failures only, for programs (`-o`)
-//! - [`fail2ban`]: the other face, with its command line in [`arguments`] and its counts in [`tally`]
+//! - [`fail2ban`]: the other face, with its command line in [`arguments`], its counts in [`tally`], its log in [`log`]
 
 mod arguments;
 pub(super) mod fail2ban;
 mod input;
+mod log;
 mod names;
 mod options;
 mod output;

@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, ToSocketAddrs as _},
 };
 
+use super::log::{Entry, Level};
+
 /// How many names are remembered: a hostile log may hold any number of them.
 const MAX_KNOWN: usize = 10_000;
 
@@ -12,6 +14,8 @@ const MAX_KNOWN: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     known: HashMap<String, Vec<IpAddr>>,
+    /// What was found, if it is to be told.
+    pub(super) told: Option<Vec<Entry>>,
 }
 
 impl Names {
@@ -22,6 +26,11 @@ impl Names {
         }
         self.known.entry(name.to_owned()).or_insert_with(|| {
             let found = (name, 0).to_socket_addrs();
+            if let (Err(error), Some(told)) = (&found, &mut self.told) {
+                let reason = python_error(&error.to_string());
+                let message = format!("Unable to find a corresponding IP address for {name}: {reason}");
+                told.push(Entry::new(Level::Warning, "fail2ban.ipdns", message));
+            }
             let mut addresses = Vec::new();
             for address in found.into_iter().flatten().map(|address| address.ip().to_canonical()) {
                 if !addresses.contains(&address) {
@@ -31,6 +40,18 @@ impl Names {
             addresses
         })
     }
+}
+
+/// An error of the resolver as Python writes it.
+fn python_error(text: &str) -> String {
+    let reason = text.rsplit(": ").next().unwrap_or_default();
+    let number = match reason {
+        "Name or service not known" => -2,
+        "Temporary failure in name resolution" => -3,
+        "No address associated with hostname" => -5,
+        _ => return text.to_owned(),
+    };
+    format!("[Errno {number}] {reason}")
 }
 
 /// Finds the name of each address once.

@@ -85,6 +85,7 @@ impl Named {
                 settings: FilterSettings { failregex: vec![text.clone()], ..FilterSettings::default() },
                 journalmatch: Vec::new(),
                 options: Vec::new(),
+                reads: Vec::new(),
             }),
         }
     }

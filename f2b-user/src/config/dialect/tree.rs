@@ -33,6 +33,7 @@ pub struct Tree {
     parsed: RefCell<HashMap<PathBuf, Option<Rc<File>>>>,
     include_lists: RefCell<HashMap<Vec<PathBuf>, Rc<Vec<PathBuf>>>>,
     warnings: RefCell<Vec<String>>,
+    reads: RefCell<Vec<Vec<PathBuf>>>,
     budget: Budget,
 }
 
@@ -57,6 +58,7 @@ impl Tree {
             parsed: RefCell::default(),
             include_lists: RefCell::default(),
             warnings: RefCell::default(),
+            reads: RefCell::default(),
             budget: Budget::default(),
         }
     }
@@ -69,6 +71,11 @@ impl Tree {
     /// What could not be read and was passed over, as fail2ban does it.
     pub fn take_warnings(&self) -> Vec<String> {
         self.warnings.take()
+    }
+
+    /// The files that were read, or looked for, one by one; and lists of those that were laid over each other.
+    pub fn take_reads(&self) -> Vec<Vec<PathBuf>> {
+        self.reads.take()
     }
 
     /// Whether any value that was read refers to an option of this name, as `%(option)s` or as `<option>`.
@@ -114,7 +121,11 @@ impl Tree {
     fn laid_over(&self, files: &[PathBuf]) -> Result<Option<Sections>> {
         let mut sections = Sections::new(&self.budget);
         let mut found = false;
-        for file in self.with_includes(files, &[])?.iter() {
+        let files = self.with_includes(files, &[])?;
+        if !files.is_empty() {
+            self.reads.borrow_mut().push(files.to_vec());
+        }
+        for file in files.iter() {
             if let Some(file) = self.file(file)? {
                 sections.lay_over(&file);
                 found = true;
@@ -226,6 +237,7 @@ impl Tree {
         if let Some(file) = self.parsed.borrow().get(path) {
             return Ok(file.clone());
         }
+        self.reads.borrow_mut().push(vec![path.to_owned()]);
         let file = match self.files.read(path) {
             Ok(text) => Some(Rc::new(parse(&text, &path.display().to_string())?)),
             Err(error) => {
