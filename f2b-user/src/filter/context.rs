@@ -2,38 +2,36 @@
 //! what is known of each connection (`<F-MLFID>`). The rules are those of `Filter.processLine` and
 //! `Filter._mergeFailure` in `server/filter.py`.
 
-use std::{
-    collections::VecDeque,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-};
+use std::{collections::VecDeque, hash::BuildHasher as _};
+
+use foldhash::fast::RandomState;
+use memchr::memchr_iter;
 
 use super::{
     date::{DateTemplate, Detector},
     expression::Text,
     judgement::DatedLine,
+    name::Name,
 };
 
 /// How many connections are remembered, and for how many seconds.
 const MAX_CONNECTIONS: usize = 100;
 const FORGET_AFTER: f64 = 300.0;
 
-/// The group that stands for all users of a connection. It has no value: the users are kept beside the groups.
-pub(super) const USERS: &str = "users";
-
 /// The named groups of a match, in the order of the expression; those that took no part have no value. As Python's
 /// dictionaries: a new value of a known name stays at its place.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Groups(pub(super) Vec<(Text, Option<Text>)>);
+pub(super) struct Groups(pub(super) Vec<(Name, Option<Text>)>);
 
 impl Groups {
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name)?.1.as_deref()
+    pub(super) fn get(&self, name: Name) -> Option<&str> {
+        self.0.iter().find(|(known, _)| *known == name)?.1.as_deref()
     }
 
-    pub(super) fn set(&mut self, name: &str, value: Option<Text>) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
+    pub(super) fn set(&mut self, name: Name, value: Option<Text>) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = value,
-            None => self.0.push((name.into(), value)),
+            None => self.0.push((name, value)),
         }
     }
 
@@ -53,22 +51,22 @@ impl Groups {
         }
     }
 
-    pub(super) fn remove(&mut self, name: &str) -> Option<Text> {
-        let at = self.0.iter().position(|(known, _)| known == name)?;
+    pub(super) fn remove(&mut self, name: Name) -> Option<Text> {
+        let at = self.0.iter().position(|(known, _)| *known == name)?;
         self.0.remove(at).1
     }
 
     pub(super) fn into_pairs(self) -> Vec<(String, Option<String>)> {
-        self.0.into_iter().map(|(name, value)| (name.into(), value.map(String::from))).collect()
+        self.0.into_iter().map(|(name, value)| (name.text().into(), value.map(String::from))).collect()
     }
 
     /// Whether no group says whom to charge.
     pub(super) fn names_nobody(&self) -> bool {
-        ["fid", "ip4", "ip6", "dns"].iter().all(|name| self.get(name).is_none())
+        [Name::FID, Name::IP4, Name::IP6, Name::DNS].iter().all(|name| self.get(*name).is_none())
     }
 
     /// Whether the group caught something.
-    pub(super) fn is_set(&self, name: &str) -> bool {
+    pub(super) fn is_set(&self, name: Name) -> bool {
         self.get(name).is_some_and(|value| !value.is_empty())
     }
 }
@@ -169,7 +167,7 @@ impl Connection {
     fn add_user(&mut self, user: Option<Text>, shown: bool) {
         let Some(user) = user else { return };
         if shown && self.users.is_empty() {
-            self.groups.set(USERS, None);
+            self.groups.set(Name::USERS, None);
         }
         if let Err(place) = self.users.binary_search(&user) {
             self.users.insert(place, user);
@@ -194,8 +192,9 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     known: VecDeque<Known>,
-    /// Of the ids of those: most of a search is comparing ids.
-    hashes: VecDeque<u64>,
+    /// A byte of a hash of each id, because most of a search is comparing ids.
+    marks: VecDeque<u8>,
+    hasher: RandomState,
     /// The one that ended with the last line.
     ended: Connection,
 }
@@ -217,22 +216,22 @@ impl Connections {
         matched: Option<&[DatedLine]>,
         now: f64,
     ) -> &Connection {
-        let mut gained = found.is_set("mlfgained");
-        if gained && !found.is_set("nofail") {
-            let value = found.get("mlfgained").map(Text::new);
-            found.set("nofail", value);
+        let mut gained = found.is_set(Name::MLFGAINED);
+        if gained && !found.is_set(Name::NOFAIL) {
+            let value = found.get(Name::MLFGAINED).map(Text::new);
+            found.set(Name::NOFAIL, value);
         }
-        let mut nofail = found.is_set("nofail");
-        let forget = found.remove("mlfforget").is_some_and(|value| !value.is_empty());
-        let user = found.get("user").filter(|user| !user.is_empty()).map(Text::new);
-        let hash = hash(found.get("mlfid"));
-        let known = self.position(hash, found.get("mlfid"), now);
+        let mut nofail = found.is_set(Name::NOFAIL);
+        let forget = found.remove(Name::MLFFORGET).is_some_and(|value| !value.is_empty());
+        let user = found.get(Name::USER).filter(|user| !user.is_empty()).map(Text::new);
+        let mark = self.hasher.hash_one(found.get(Name::MLFID)) as u8;
+        let known = self.position(mark, found.get(Name::MLFID), now);
         let merged = match known {
             Some(at) => {
                 let merged = &mut self.known[at].connection;
                 merged.add_user(user, matched.is_some());
                 // These hold for the last line only.
-                let before = [merged.groups.remove("nofail"), merged.groups.remove("mlfgained")];
+                let before = [merged.groups.remove(Name::NOFAIL), merged.groups.remove(Name::MLFGAINED)];
                 merged.pending &= !gained;
                 if before.iter().flatten().all(|value| value.is_empty()) && !merged.pending {
                     // They were told of before.
@@ -251,7 +250,7 @@ impl Connections {
                 if forget {
                     self.ended = fresh
                 } else {
-                    self.insert(hash, fresh, now)
+                    self.insert(mark, fresh, now)
                 }
                 match self.known.back_mut() {
                     Some(last) if !forget => &mut last.connection,
@@ -260,19 +259,19 @@ impl Connections {
             }
         };
         let pending = std::mem::take(&mut merged.pending);
-        if merged.groups.remove("mlfpending").is_some_and(|value| !value.is_empty())
+        if merged.groups.remove(Name::MLFPENDING).is_some_and(|value| !value.is_empty())
             || pending
             || merged.users.len() > 1
         {
-            merged.groups.remove("nofail");
-            merged.groups.remove("mlfgained");
+            merged.groups.remove(Name::NOFAIL);
+            merged.groups.remove(Name::MLFGAINED);
             (gained, nofail) = (false, false);
         }
         if let Some(matched) = matched {
             merged.add_matches(matched, gained, nofail, forget);
         }
         // Who is told everything goes on behind a match that is no failure, and so does fail2ban-regex.
-        let goes_on = matched.is_some() || !merged.groups.is_set("nofail");
+        let goes_on = matched.is_some() || !merged.groups.is_set(Name::NOFAIL);
         merged.pending = goes_on && merged.groups.names_nobody();
         match known {
             Some(at) if forget => {
@@ -285,11 +284,11 @@ impl Connections {
         }
     }
 
-    fn position(&mut self, hash: u64, id: Option<&str>, now: f64) -> Option<usize> {
-        let at = self.hashes.iter().position(|known| *known == hash)?;
-        let known = &self.known[at];
-        // Two ids of one hash: the newer one takes the place.
-        if known.until > now && known.connection.groups.get("mlfid") == id {
+    fn position(&mut self, mark: u8, id: Option<&str>, now: f64) -> Option<usize> {
+        let (front, back) = self.marks.as_slices();
+        let places = memchr_iter(mark, front).chain(memchr_iter(mark, back).map(|at| front.len() + at));
+        let at = places.into_iter().find(|at| self.known[*at].connection.groups.get(Name::MLFID) == id)?;
+        if self.known[at].until > now {
             return Some(at);
         }
         self.remove(at);
@@ -297,26 +296,20 @@ impl Connections {
     }
 
     fn remove(&mut self, at: usize) -> Option<Connection> {
-        self.hashes.remove(at);
+        self.marks.remove(at);
         self.known.remove(at).map(|known| known.connection)
     }
 
-    fn insert(&mut self, hash: u64, connection: Connection, now: f64) {
+    fn insert(&mut self, mark: u8, connection: Connection, now: f64) {
         if self.known.len() >= MAX_CONNECTIONS {
             while let Some(oldest) = self.known.pop_front() {
-                self.hashes.pop_front();
+                self.marks.pop_front();
                 if oldest.until > now && self.known.len() < MAX_CONNECTIONS {
                     break;
                 }
             }
         }
-        self.hashes.push_back(hash);
+        self.marks.push_back(mark);
         self.known.push_back(Known { until: now + FORGET_AFTER, connection });
     }
-}
-
-fn hash(id: Option<&str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
 }

@@ -2,34 +2,37 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::expression::Text;
+
 /// An identity as fail2ban writes it, and the address it names, if it does.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Identity {
-    pub(super) text: String,
+    pub(super) text: Text,
     pub(super) ip: Option<IpAddr>,
 }
 
 impl Identity {
     /// A text that is taken as it is.
     pub(super) fn raw(text: &str) -> Self {
-        Self { text: text.to_owned(), ip: text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()) }
+        Self { text: text.into(), ip: text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()) }
     }
 
     /// What `<IP4>` or `<IP6>` matched, with what `<CIDR>` matched. An impossible address stays a text.
     pub(super) fn address(text: &str, prefix: Option<&str>) -> Self {
         let Ok(ip) = text.parse::<IpAddr>() else {
-            return Self { text: text.to_owned(), ip: None };
+            return Self { text: text.into(), ip: None };
         };
         let Some(prefix) = prefix.and_then(|prefix| prefix.parse::<u32>().ok()) else {
             // What reads as an IPv4 address is written in the only way there is.
-            let text = if ip.is_ipv4() { text.to_owned() } else { write(ip.to_canonical()) };
+            let text = if ip.is_ipv4() { text.into() } else { write(ip.to_canonical()) };
             return Self { text, ip: Some(ip.to_canonical()) };
         };
         let (ip, full) = match ip {
             IpAddr::V4(v4) => (IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & mask(prefix, 32) as u32)), 32),
             IpAddr::V6(v6) => (IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask(prefix, 128))), 128),
         };
-        let text = if (1..full).contains(&prefix) { format!("{}/{prefix}", write(ip)) } else { write(ip) };
+        let text =
+            if (1..full).contains(&prefix) { format!("{}/{prefix}", write(ip)).into() } else { write(ip) };
         Self { text, ip: Some(ip) }
     }
 }
@@ -41,12 +44,12 @@ fn mask(prefix: u32, width: u32) -> u128 {
 }
 
 /// As the C library writes an address: other than Rust, it writes `::102:304` as `::1.2.3.4`.
-fn write(ip: IpAddr) -> String {
+fn write(ip: IpAddr) -> Text {
     match ip {
         IpAddr::V6(v6) if v6.to_bits() >> 32 == 0 && v6.to_bits() > 0xffff => {
-            format!("::{}", Ipv4Addr::from_bits(v6.to_bits() as u32))
+            format!("::{}", Ipv4Addr::from_bits(v6.to_bits() as u32)).into()
         }
-        ip => ip.to_string(),
+        ip => ip.to_string().into(),
     }
 }
 

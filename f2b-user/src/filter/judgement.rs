@@ -4,9 +4,10 @@
 use std::{borrow::Cow, ops::Range};
 
 use super::{
-    Failure, IDENTITIES,
+    Failure,
     context::{Groups, Keep},
     expression::{Captured, Text},
+    name::Name,
 };
 
 /// How many of a filter's expressions are tried on a line.
@@ -174,10 +175,10 @@ pub(super) struct Conclusion<'c> {
 
 /// Whom or what a match is charged to.
 pub(super) struct Whom {
-    pub(super) fid: String,
+    pub(super) fid: Text,
     pub(super) ip: Option<std::net::IpAddr>,
     /// The address as text, where it is not the `fid` itself.
-    pub(super) other: Option<String>,
+    pub(super) other: Option<Text>,
     /// The `fid` is a host name that the agent resolves.
     pub(super) is_name: bool,
 }
@@ -185,22 +186,15 @@ pub(super) struct Whom {
 impl Conclusion<'_> {
     /// Whether it waits for a line of the same connection that tells whom to charge.
     pub(super) fn is_pending(&self) -> bool {
-        self.groups.get("mlfid").is_some() && self.groups.names_nobody()
+        self.groups.get(Name::MLFID).is_some() && self.groups.names_nobody()
     }
 
     /// The failure, completed by the line with this number.
     fn failure(&self, line: u64, time: f64) -> Option<Failure> {
         let whom = self.whom.as_ref()?;
-        let hidden = |name: &str| {
-            IDENTITIES.contains(&name)
-                || ["cidr", "nofail"].contains(&name)
-                || ["skiplines", "alt_", "tuple_", "mlf"].iter().any(|prefix| name.starts_with(prefix))
-        };
-        let caught = self.groups.0.iter().filter(|(name, _)| !hidden(name));
-        let fields = caught
-            .filter_map(|(name, value)| Some((name.to_string(), value.as_ref()?.to_string())))
-            .collect();
-        Some(Failure { line, fid: whom.fid.clone(), ip: whom.ip, time, fields })
+        let caught = self.groups.0.iter().filter(|(name, _)| name.is_field());
+        let fields = caught.filter_map(|(name, value)| Some((*name, value.clone()?))).collect();
+        Some(Failure { line, fid: whom.fid.as_str().to_owned(), ip: whom.ip, time, fields })
     }
 }
 
@@ -278,9 +272,10 @@ impl Witness for Judge {
     fn prefix(&mut self, found: Option<&Captured<'_>>) {
         self.judgement.prefix = match found {
             None => Prefix::Missed,
-            Some(found) => Prefix::Matched(super::groups(found, None).into_pairs()),
+            Some(found) => Prefix::Matched(super::groups(found, None, true).into_pairs()),
         };
-        let content = found.and_then(|found| found.name_span("content")).filter(|(start, end)| start < end);
+        let content =
+            found.and_then(|found| found.name_span(Name::CONTENT)).filter(|(start, end)| start < end);
         self.content = content.map_or(0, |(start, _)| start);
     }
 
@@ -298,14 +293,14 @@ impl Witness for Judge {
             Place::Lines(found.text.to_owned(), start..end)
         };
         let whom = conclusion.whom;
-        let name = whom.as_ref().filter(|whom| whom.is_name).map(|whom| whom.fid.clone());
+        let name = whom.as_ref().filter(|whom| whom.is_name).map(|whom| whom.fid.to_string());
         self.judgement.matches.push(Match {
             failregex: found.failregex,
             place,
-            nofail: conclusion.groups.is_set("nofail"),
+            nofail: conclusion.groups.is_set(Name::NOFAIL),
             groups: conclusion.groups.into_owned().into_pairs(),
             users: conclusion.users.iter().map(|user| user.to_string()).collect(),
-            ip: whom.and_then(|whom| whom.other),
+            ip: whom.and_then(|whom| whom.other).map(String::from),
             name,
             failure,
             lines: conclusion.lines.into_owned(),

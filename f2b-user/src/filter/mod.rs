@@ -4,6 +4,7 @@
 //! - [`date`]: finds and reads the date of a line
 //! - [`context`]: what is remembered from line to line
 //! - [`identity`]: what a failure is charged to
+//! - [`name`]: names of groups
 //! - [`judgement`]: all that came to light about one line, for `f2b regex`
 //! - [`python`]: values as Python writes them
 
@@ -12,6 +13,7 @@ mod date;
 mod expression;
 mod identity;
 mod judgement;
+mod name;
 pub mod python;
 
 use std::{
@@ -21,11 +23,12 @@ use std::{
     fmt,
     mem::{swap, take},
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use anyhow::{Context as _, Result, bail};
 use jiff::tz::{Offset, TimeZone};
+use smallvec::SmallVec;
 
 pub(crate) use self::expression::check as check_expressions;
 pub use self::{
@@ -35,23 +38,27 @@ pub use self::{
 };
 use self::{
     context::{Groups, Keep},
-    date::Detector,
+    date::{Detector, Templates},
     expression::{
         Candidate, Candidates, Captured, OverBudget, Pattern, Set, Text, syntax_error,
         tags::{self, HostNames, option_name},
     },
     identity::Identity,
     judgement::{Conclusion, Cut, DateText, Found, Judge, Whom, Witness},
+    name::Name,
 };
 
 /// A line is cut here before it is matched: no log line that matters is longer, and a hostile one must not buy time.
 const MAX_LINE: usize = 8192;
 
 /// What `prefregex` leaves of a line for `failregex`.
-const CONTENT: &str = "content";
+const CONTENT: Name = Name::CONTENT;
+
+/// Room for the groups of most matches, with what is known of their connection.
+const USUAL_GROUPS: usize = 12;
 
 /// The groups that say whose failure it is; a filter needs one of them.
-const IDENTITIES: [&str; 5] = ["fid", "ip4", "ip6", "dns", "mlfid"];
+const IDENTITIES: [Name; 5] = [Name::FID, Name::IP4, Name::IP6, Name::DNS, Name::MLFID];
 
 /// A filter's options as the configuration resolves them.
 #[derive(Clone, Debug, Default)]
@@ -79,13 +86,37 @@ pub struct Failure {
     /// Seconds since 1970.
     pub time: f64,
     /// What the other groups matched: `user`, `port`, …
-    pub fields: BTreeMap<String, String>,
+    pub fields: Fields,
 }
 
 impl Failure {
     /// `<F-USER>`, if the expression has it.
     pub fn user(&self) -> Option<&str> {
-        self.fields.get("user").map(String::as_str)
+        self.fields.get("user")
+    }
+}
+
+/// What the groups of an expression matched, by their names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields(SmallVec<[(Name, Text); 2]>);
+
+impl Fields {
+    /// What the group of this name matched.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// Names and values, sorted by the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.text(), value.as_str()))
+    }
+}
+
+impl FromIterator<(Name, Text)> for Fields {
+    fn from_iter<I: IntoIterator<Item = (Name, Text)>>(fields: I) -> Self {
+        let mut fields: SmallVec<_> = fields.into_iter().collect();
+        fields.sort_unstable_by_key(|(name, _): &(Name, Text)| name.text());
+        Self(fields)
     }
 }
 
@@ -156,12 +187,17 @@ struct Expressions {
     prefregex: Option<Pattern>,
     prefregex_python: Option<String>,
     failregex: Vec<Pattern>,
-    any_failregex: Set,
-    /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them.
-    any_in_line: Option<Set>,
-    /// What tells which ways to write a date may be in a line, once a line was read.
-    any_date: Arc<OnceLock<Set>>,
+    /// What finds those that may match. This and the next are made when the first line needs them: a jail may wait long
+    /// for it.
+    any_failregex: OnceLock<Set>,
+    /// The same for whole lines, of which `failregex` sees only what `prefregex` leaves of them. `None` if whole lines
+    /// cannot tell.
+    any_in_line: OnceLock<Option<Set>>,
+    /// What finds dates, as of this year.
+    dates: Mutex<Option<(i16, Arc<Templates>)>>,
     ignoreregex: Vec<Pattern>,
+    /// A `failregex` has a group of a name that `prefregex` has, too: its own counts even if it caught nothing.
+    names_overlap: bool,
     maxlines: usize,
     datepattern: String,
     usedns: UseDns,
@@ -197,7 +233,7 @@ impl Filter {
             "" => None,
             text => Some(compile("prefregex", text, false)?),
         };
-        let identifies = |pattern: &Pattern| IDENTITIES.iter().any(|name| pattern.has_group(name));
+        let identifies = |pattern: &Pattern| IDENTITIES.iter().any(|name| pattern.has_group(*name));
         let mut failregex = Vec::new();
         for text in &settings.failregex {
             let pattern = compile("failregex", text, maxlines > 1)?;
@@ -210,17 +246,20 @@ impl Filter {
         let ignoreregex = settings.ignoreregex.iter().map(|text| compile("ignoreregex", text, false));
         let ignoreregex = ignoreregex.collect::<Result<Vec<_>, Refused>>()?;
         if !settings.datepattern.trim().is_empty() {
-            Detector::new(&settings.datepattern, TimeZone::UTC, 2000)
-                .and_then(|detector| detector.check())
+            Templates::new(&settings.datepattern, 2000)
+                .and_then(|templates| templates.check())
                 .with_context(|| format!("datepattern = {}", settings.datepattern))?;
         }
         Ok(Self {
             inner: Arc::new(Expressions {
-                any_date: Arc::default(),
-                any_in_line: prefregex.as_ref().and_then(|outer| Set::within(outer, CONTENT, &failregex)),
+                dates: Mutex::default(),
+                any_in_line: OnceLock::new(),
+                names_overlap: prefregex
+                    .as_ref()
+                    .is_some_and(|outer| failregex.iter().any(|inner| inner.shares_names(outer))),
                 prefregex_python: prefregex.as_ref().map(|_| tags::python(&settings.prefregex, names)),
                 prefregex,
-                any_failregex: Set::new(&failregex),
+                any_failregex: OnceLock::new(),
                 failregex,
                 ignoreregex,
                 maxlines,
@@ -234,9 +273,7 @@ impl Filter {
     /// be.
     pub fn context(&self, zone: TimeZone, now: f64) -> Context {
         let this_year = date::year(now, &zone);
-        let detector = Detector::new(&self.inner.datepattern, zone.clone(), this_year);
-        // `new` has checked the pattern.
-        Context::new(detector.unwrap_or_else(|_| Detector::none(zone)).sharing(&self.inner.any_date))
+        Context::new(Detector::new(self.inner.dates(this_year), zone))
     }
 
     /// The failures that `line` completes. `logged` is when it was logged, if its source knows; else its date is
@@ -309,7 +346,7 @@ impl Filter {
 pub fn describe_datepattern(datepattern: &str, now: f64) -> Result<String> {
     let zone = TimeZone::UTC;
     let this_year = date::year(now, &zone);
-    Ok(Detector::new(datepattern, zone, this_year)?.describe())
+    Ok(Detector::new(Arc::new(Templates::new(datepattern, this_year)?), zone).describe())
 }
 
 /// A zone as in `logtimezone`: an abbreviation that fail2ban knows, an offset, or both (`UTC+0200`).
@@ -389,6 +426,24 @@ fn dated<'l>(
 }
 
 impl Expressions {
+    fn dates(&self, this_year: i16) -> Arc<Templates> {
+        // A panic elsewhere leaves nothing half done here.
+        let mut dates = self.dates.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = dates.take().filter(|(year, _)| *year == this_year);
+        let (_, templates) = dates.insert(current.unwrap_or_else(|| {
+            // The pattern was checked when the filter was made.
+            let templates =
+                Templates::new(&self.datepattern, this_year).unwrap_or_else(|_| Templates::none());
+            (this_year, Arc::new(templates))
+        }));
+        Arc::clone(templates)
+    }
+
+    fn any_in_line(&self) -> Option<&Set> {
+        let make = || Set::within(self.prefregex.as_ref()?, CONTENT, &self.failregex);
+        self.any_in_line.get_or_init(make).as_ref()
+    }
+
     /// The failures that the buffered lines and `line` amount to (`Filter.findFailure`). `buffer` and `content` are
     /// room for them.
     fn find(
@@ -402,10 +457,10 @@ impl Expressions {
     ) -> Result<(), OverBudget> {
         let multiline = self.maxlines > 1;
         line.write(buffer);
-        let mut first = None;
-        if let Some(set) = self.any_in_line.as_ref().filter(|_| !multiline) {
-            first = set.first(buffer);
-            if first.is_none() && !witness.wants_all() {
+        let mut guess = None;
+        if let Some(set) = self.any_in_line().filter(|_| !multiline) {
+            guess = set.guess(buffer);
+            if guess.is_none() && !witness.wants_all() {
                 return Ok(());
             }
         }
@@ -425,12 +480,13 @@ impl Expressions {
         if self.ignoreregex.len() + 2 < self.failregex.len() && self.ignores(buffer, witness)? {
             return Ok(());
         }
+        let keeps_absent = self.names_overlap || witness.wants_all();
         let mut common = Groups::default();
         if let Some(prefregex) = &self.prefregex {
             let found = prefregex.search(buffer)?;
             witness.prefix(found.as_ref());
             let Some(found) = found else { return Ok(()) };
-            common = groups(&found, Some(CONTENT));
+            common = groups(&found, Some(CONTENT), keeps_absent);
             if let Some(part) = found.name(CONTENT).filter(|part| !part.is_empty()) {
                 if multiline {
                     context.buffer = vec![DatedLine::new(part, 0..0, "")];
@@ -439,15 +495,24 @@ impl Expressions {
                 swap(buffer, content);
             }
         }
-        let Some(first) = first.or_else(|| self.any_failregex.first(buffer)) else { return Ok(()) };
+        let any_failregex = self.any_failregex.get_or_init(|| Set::new(&self.failregex));
+        let Some(guess) = guess.or_else(|| any_failregex.guess(buffer)) else { return Ok(()) };
         let tries_all = witness.breadth() == Breadth::All;
-        let mut candidates = Candidates::new(&self.any_failregex, first);
+        let mut candidates = Candidates::new(any_failregex, guess);
         let mut every = (0..self.failregex.len()).map(Candidate::plain);
         // A match that takes its lines out of the buffer leaves others to search.
-        let mut next = |text: &str| if tries_all && multiline { every.next() } else { candidates.next(text) };
-        while let Some(candidate) = next(buffer) {
+        let tries_every = tries_all && multiline;
+        while let Some(candidate) = if tries_every { every.next() } else { candidates.next(buffer) } {
             let failregex = candidate.index;
-            let Some(found) = self.failregex[failregex].search_as(buffer, candidate)? else { continue };
+            let found = match self.failregex[failregex].search_as(buffer, candidate) {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(OverBudget) if candidate.is_guess => {
+                    candidates.unanswered();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let mut matched = Vec::new();
             if multiline {
                 (matched, context.buffer) = matched_and_rest(&found, buffer, &lines);
@@ -464,7 +529,7 @@ impl Expressions {
             };
             if !ignored {
                 let mut all = if tries_all { common.clone() } else { take(&mut common) };
-                all.update(groups(&found, None));
+                all.update(groups(&found, None, keeps_absent));
                 let line = context.line;
                 if let Some(conclusion) = self.conclude(context, all, matched, now, witness.wants_all()) {
                     let found = Found { failregex, captured: &found, text: buffer, line, time };
@@ -506,9 +571,9 @@ impl Expressions {
         tells_all: bool,
     ) -> Option<Conclusion<'c>> {
         let lines = if context.keep == Keep::Lines { Some(lines) } else { None };
-        let mut conclusion = if groups.get("mlfid").is_some() {
+        let mut conclusion = if groups.get(Name::MLFID).is_some() {
             let merged = context.connections.merge(groups, lines, now);
-            if merged.groups.is_set("nofail") && !tells_all {
+            if merged.groups.is_set(Name::NOFAIL) && !tells_all {
                 return None;
             }
             Conclusion {
@@ -528,10 +593,10 @@ impl Expressions {
 
     /// Whom or what the groups charge.
     fn whom(&self, groups: &Groups) -> Option<Whom> {
-        let given = groups.get("fid");
-        let prefix = groups.get("cidr").filter(|prefix| !prefix.is_empty());
-        let ip = groups.get("ip4").or(groups.get("ip6"));
-        let dns = groups.get("dns");
+        let given = groups.get(Name::FID);
+        let prefix = groups.get(Name::CIDR).filter(|prefix| !prefix.is_empty());
+        let ip = groups.get(Name::IP4).or(groups.get(Name::IP6));
+        let dns = groups.get(Name::DNS);
         let (host, name) = match (ip, dns.or(given)) {
             (Some(ip), _) => (Identity::address(ip, prefix), ip),
             (None, Some(name)) => (Identity::raw(name), name),
@@ -543,7 +608,7 @@ impl Expressions {
         }
         let resolved = by_name && self.usedns != UseDns::Raw;
         let (fid, other) = match given {
-            Some(given) if given != name && !resolved => (given.to_owned(), Some(host.text)),
+            Some(given) if given != name && !resolved => (given.into(), Some(host.text)),
             _ => (host.text, None),
         };
         Some(Whom { fid, ip: host.ip, other, is_name: resolved })
@@ -579,7 +644,7 @@ fn matched_and_rest(
     let (first, behind) = (count(first), count(behind));
     let mut matched = lines[first..behind.max(first)].to_vec();
     let mut rest = lines[..first].to_vec();
-    let skipped = found.named().filter(|(name, _)| name.starts_with("skiplines"));
+    let skipped = found.named().filter(|(name, _)| name.text().starts_with("skiplines"));
     let skipped: String = skipped.filter_map(|(_, value)| value).collect();
     let mut from = 0;
     for line in skipped.lines() {
@@ -593,46 +658,40 @@ fn matched_and_rest(
 }
 
 /// The named groups of a match, with `<F-ALT_…>` and `<F-TUPLE_…>` merged into what they stand for
-/// (`Regex._getGroupsWithAlt`), all but `without`.
-fn groups(found: &Captured<'_>, without: Option<&str>) -> Groups {
-    // What a connection knows comes on top.
-    let mut groups = Groups(Vec::with_capacity(found.named_count() + 4));
-    let named = found.named().filter(|(name, _)| without.is_none_or(|without| *name != without));
-    groups.0.extend(named.map(|(name, value)| (name.clone(), value.map(Text::new))));
-    if found.has_parts() {
-        join_parts(&mut groups);
+/// (`Regex._getGroupsWithAlt`), all but `without`. Those that took no part are left out unless they count.
+fn groups(found: &Captured<'_>, without: Option<Name>, keeps_absent: bool) -> Groups {
+    let parts = found.parts();
+    let mut groups = Groups(Vec::with_capacity(USUAL_GROUPS.max(found.named_count())));
+    for (name, value) in found.named() {
+        if (keeps_absent || value.is_some()) && without != Some(name) {
+            groups.0.push((name, value.map(Text::new)));
+        }
+    }
+    for (part, whole) in &parts.alternatives {
+        if groups.is_set(*part) && !groups.is_set(*whole) {
+            let value = groups.get(*part).map(Text::new);
+            groups.set(*whole, value);
+        }
+    }
+    if !parts.tuples.is_empty() {
+        join_tuples(&mut groups, &parts.tuples);
     }
     groups
 }
 
-fn join_parts(groups: &mut Groups) {
-    let mut parts = groups.0.clone();
-    parts.sort();
-    let is_empty = |value: &Option<Text>| value.as_ref().is_none_or(|value| value.is_empty());
-    for (name, value) in parts.iter().filter(|(_, value)| !is_empty(value)) {
-        let Some(target) = name.strip_prefix("alt_").map(target) else { continue };
-        if !groups.is_set(&target) {
-            groups.set(&target, value.clone());
-        }
+fn join_tuples(groups: &mut Groups, parts: &[(Name, Name)]) {
+    let mut tuples: BTreeMap<&str, (Name, Vec<Option<Text>>)> = BTreeMap::new();
+    for (part, whole) in parts {
+        let value = |name| groups.get(name).map(Text::new);
+        let (_, values) = tuples.entry(whole.text()).or_insert_with(|| (*whole, vec![value(*whole)]));
+        values.push(value(*part));
     }
-    let mut tuples: BTreeMap<String, Vec<Option<Text>>> = BTreeMap::new();
-    for (name, value) in parts {
-        let Some(target) = name.strip_prefix("tuple_").map(target) else { continue };
-        let before = groups.get(&target).map(Text::new);
-        tuples.entry(target).or_insert_with(|| vec![before]).push(value);
+    for (whole, values) in tuples.into_values() {
+        let values =
+            values.iter().map(|value| value.as_ref().map_or("None".into(), |value| python::repr(value)));
+        let tuple = format!("({})", values.collect::<Vec<_>>().join(", "));
+        groups.set(whole, Some(tuple.into()));
     }
-    for (target, parts) in tuples {
-        let parts = parts.iter().map(|part| part.as_ref().map_or("None".into(), |part| python::repr(part)));
-        let tuple = format!("({})", parts.collect::<Vec<_>>().join(", "));
-        groups.set(&target, Some(tuple.into()));
-    }
-}
-
-/// `user_1` → `user`
-fn target(name: &str) -> String {
-    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
-    let numbered = stem.len() < name.len() && stem.ends_with('_');
-    option_name(if numbered { &stem[..stem.len() - 1] } else { name })
 }
 
 #[cfg(test)]

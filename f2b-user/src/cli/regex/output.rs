@@ -51,7 +51,7 @@ struct Json<'a> {
     fid: &'a str,
     ip: Option<IpAddr>,
     time: f64,
-    fields: &'a BTreeMap<String, String>,
+    fields: BTreeMap<&'a str, &'a str>,
 }
 
 /// When a line was logged, as fail2ban's Python has it.
@@ -151,7 +151,7 @@ fn json(charged: &Charged<'_>) -> Option<String> {
         fid: charged.fid.as_deref()?,
         ip: charged.ip,
         time: failure.time,
-        fields: &failure.fields,
+        fields: failure.fields.iter().collect(),
     };
     serde_json::to_string(&printed).ok()
 }

@@ -11,7 +11,10 @@ use jiff::{civil::DateTime, tz::TimeZone};
 
 pub(super) use self::strptime::{NoTime, zone};
 use self::template::Template;
-use super::expression::{Candidate, Captured, Set};
+use super::{
+    expression::{Candidate, Captured, Set, Text},
+    name::Name,
+};
 
 /// A template that has not hit for so many seconds gives way.
 const UNUSED: f64 = 300.0;
@@ -99,8 +102,8 @@ pub(super) struct Found {
 /// A template at work.
 #[derive(Debug)]
 struct Entry {
-    template: Template,
-    /// Its number among the candidates.
+    template: Arc<Template>,
+    /// Its number among the templates of the pattern.
     id: usize,
     hits: u32,
     last_used: f64,
@@ -125,16 +128,23 @@ struct Place {
     at_end: Option<char>,
 }
 
-/// The templates of one filter, and what they have learned from its lines.
+/// The ways to write a date that a `datepattern` names. Each is compiled once, when the first line needs it: a journal's
+/// never does.
+#[derive(Debug)]
+pub(super) struct Templates {
+    list: Vec<Arc<Template>>,
+    /// Tells in one pass over a line which of them may match.
+    any: OnceLock<Set>,
+}
+
+/// The templates at work on one log, and what they have learned from its lines.
 #[derive(Debug)]
 pub(super) struct Detector {
     entries: Vec<Entry>,
     last: Option<(usize, Place)>,
     first_unused: usize,
     zone: TimeZone,
-    /// Tells in one pass over a line which templates may match. Made when the first line needs it: a journal's never
-    /// does.
-    any: Arc<OnceLock<Set>>,
+    templates: Arc<Templates>,
     /// The last date that was read, because the lines of a busy second all have the same one.
     read: Option<Read>,
 }
@@ -144,91 +154,94 @@ pub(super) struct Detector {
 struct Read {
     template: usize,
     /// Without the fraction of its second, which does not count.
-    text: String,
+    text: Text,
     /// The second of the clock when it was read.
     at: i64,
     time: f64,
 }
 
-impl Detector {
-    /// The detector of a `datepattern`; an empty one means the defaults. Local times are in `zone`; `this_year` tells
-    /// how far in the future a date can be.
+impl Templates {
+    /// Those of a `datepattern`; an empty one means the defaults. `this_year` tells how far in the future a date can be.
     ///
     /// # Errors
     /// A pattern that is none, with the reason.
-    pub(super) fn new(datepattern: &str, zone: TimeZone, this_year: i16) -> Result<Self> {
-        let mut detector = Self::none(zone);
+    pub(super) fn new(datepattern: &str, this_year: i16) -> Result<Self> {
+        let mut list = Vec::new();
         for pattern in datepattern.lines().map(str::trim).filter(|pattern| !pattern.is_empty()) {
-            detector.add_pattern(pattern, this_year)?;
+            add_pattern(&mut list, pattern, this_year)?;
         }
-        if detector.entries.is_empty() {
-            detector.add_all(defaults(this_year)?);
+        if list.is_empty() {
+            add_all(&mut list, defaults(this_year)?);
         }
-        Ok(detector)
+        Ok(Self { list: list.into_iter().map(Arc::new).collect(), any: OnceLock::new() })
     }
 
-    /// A detector that finds nothing.
-    pub(super) fn none(zone: TimeZone) -> Self {
-        Self { entries: Vec::new(), last: None, first_unused: 0, zone, any: Arc::default(), read: None }
+    /// None: no line has a date.
+    pub(super) fn none() -> Self {
+        Self { list: Vec::new(), any: OnceLock::new() }
     }
 
-    /// Makes what tells which templates may match together with the other detectors of the same pattern.
-    #[must_use]
-    pub(super) fn sharing(mut self, any: &Arc<OnceLock<Set>>) -> Self {
-        self.any = Arc::clone(any);
-        self
-    }
-
-    /// Compiles all templates now.
+    /// Compiles all of them now.
     ///
     /// # Errors
     /// The first one that does not compile.
     pub(super) fn check(&self) -> Result<()> {
-        self.entries.iter().try_for_each(|entry| entry.template.check())
+        self.list.iter().try_for_each(|template| template.check())
     }
+}
 
-    fn add_pattern(&mut self, pattern: &str, this_year: i16) -> Result<()> {
-        let key = if pattern.contains('%') { pattern.to_owned() } else { pattern.to_uppercase() };
-        match key.as_str() {
-            "{^LN-BEG}" => {
-                let templates = defaults(this_year)?.into_iter();
-                self.add_all(templates.filter(|template| template.at_line_begin).collect());
-            }
-            // In 1.0.2 it adds nothing to what stands beside it; alone it leaves the defaults.
-            "{DEFAULT}" => {}
-            "{NONE}" => self.add(Template::none(this_year)?)?,
-            _ if key.contains("{DATE}") => {
-                let templates = DEFAULTS.iter().map(|default| {
-                    let template = Template::new(default, this_year)?;
-                    let inner = template.pattern.as_deref().unwrap_or(&template.name);
-                    Template::new(&put_date(pattern, template::unbound(inner)), this_year)
-                });
-                let templates = templates.collect::<Result<Vec<_>>>()?;
-                self.add_all(templates);
-            }
-            _ => self.add(Template::new(pattern, this_year)?)?,
+fn add_pattern(list: &mut Vec<Template>, pattern: &str, this_year: i16) -> Result<()> {
+    let key = if pattern.contains('%') { pattern.to_owned() } else { pattern.to_uppercase() };
+    match key.as_str() {
+        "{^LN-BEG}" => {
+            let templates = defaults(this_year)?.into_iter();
+            add_all(list, templates.filter(|template| template.at_line_begin).collect());
         }
-        Ok(())
+        // In 1.0.2 it adds nothing to what stands beside it; alone it leaves the defaults.
+        "{DEFAULT}" => {}
+        "{NONE}" => add(list, Template::none(this_year)?)?,
+        _ if key.contains("{DATE}") => {
+            let templates = DEFAULTS.iter().map(|default| {
+                let template = Template::new(default, this_year)?;
+                let inner = template.pattern.as_deref().unwrap_or(&template.name);
+                Template::new(&put_date(pattern, template::unbound(inner)), this_year)
+            });
+            let templates = templates.collect::<Result<Vec<_>>>()?;
+            add_all(list, templates);
+        }
+        _ => add(list, Template::new(pattern, this_year)?)?,
     }
+    Ok(())
+}
 
-    fn add(&mut self, template: Template) -> Result<()> {
-        if self.entries.iter().any(|entry| entry.template.name == template.name) {
-            bail!("datepattern has {} twice", template.name);
-        }
-        let id = self.entries.len();
-        self.entries.push(Entry { template, id, hits: 0, last_used: 0.0, distance: usize::MAX });
-        Ok(())
+fn add(list: &mut Vec<Template>, template: Template) -> Result<()> {
+    if list.iter().any(|known| known.name == template.name) {
+        bail!("datepattern has {} twice", template.name);
     }
+    list.push(template);
+    Ok(())
+}
 
-    /// Adds those that are not there yet.
-    fn add_all(&mut self, templates: Vec<Template>) {
-        for template in templates {
-            // fail2ban has each template once: what weighs more as a default one does so for whoever names it.
-            match self.entries.iter_mut().find(|entry| entry.template.name == template.name) {
-                Some(known) => known.template.weight = known.template.weight.max(template.weight),
-                None => drop(self.add(template)),
-            }
+/// Adds those that are not there yet.
+fn add_all(list: &mut Vec<Template>, templates: Vec<Template>) {
+    for template in templates {
+        // fail2ban has each template once: what weighs more as a default one does so for whoever names it.
+        match list.iter_mut().find(|known| known.name == template.name) {
+            Some(known) => known.weight = known.weight.max(template.weight),
+            None => list.push(template),
         }
+    }
+}
+
+impl Detector {
+    /// Local times are in `zone`.
+    pub(super) fn new(templates: Arc<Templates>, zone: TimeZone) -> Self {
+        let entry = |(id, template): (usize, &Arc<Template>)| {
+            let template = Arc::clone(template);
+            Entry { template, id, hits: 0, last_used: 0.0, distance: usize::MAX }
+        };
+        let entries = templates.list.iter().enumerate().map(entry).collect();
+        Self { entries, last: None, first_unused: 0, zone, templates, read: None }
     }
 
     /// The templates, in the order in which they are tried.
@@ -253,35 +266,45 @@ impl Detector {
     pub(super) fn find(&mut self, line: &str, now: f64) -> Option<Found> {
         let characters = Characters::of(line);
         let (index, captured) = self.search(characters)?;
-        self.learn(index, &captured, characters, now);
         let (start, end) = captured.span(1).unwrap_or((line.len(), line.len()));
-        Some(Found { start, end, time: self.time(&captured, line, now) })
+        let place = characters.span(&captured);
+        let (time, read) = match self.read(index, &captured, line, now) {
+            Ok((time, read)) => (Ok(time), read),
+            Err(no_time) => (Err(no_time), None),
+        };
+        if let Some(read) = read {
+            self.read = Some(read);
+        }
+        self.learn(index, place, characters, now);
+        Some(Found { start, end, time })
     }
 
-    /// The time that the date just learned tells.
-    fn time(&mut self, captured: &Captured<'_>, line: &str, now: f64) -> Result<f64, NoTime> {
-        let Some((index, _)) = self.last else { return Err(NoTime::LineIsLost) };
+    /// The time that a date tells, and what to remember of it if that is new.
+    fn read(
+        &self,
+        index: usize,
+        captured: &Captured<'_>,
+        line: &str,
+        now: f64,
+    ) -> Result<(f64, Option<Read>), NoTime> {
         let entry = &self.entries[index];
         let (start, end) = captured.span(0).unwrap_or_default();
-        let (fraction, behind) = captured.name_span("f").unwrap_or((end, end));
+        let (fraction, behind) = captured.name_span(Name::FRACTION).unwrap_or((end, end));
         let parts = [&line[start..fraction], &line[behind..end]];
         let at = now.floor() as i64;
         if let Some(read) = &self.read
             && (read.template, read.at) == (entry.id, at)
             && read.text.strip_prefix(parts[0]) == Some(parts[1])
         {
-            return Ok(read.time);
+            return Ok((read.time, None));
         }
         let time = entry.template.time(captured, &self.zone, local(now, &self.zone))?;
-        let mut text = self.read.take().map_or_else(String::new, |read| read.text);
-        text.clear();
-        text.extend(parts);
-        self.read = Some(Read { template: entry.id, text, at, time });
-        Ok(time)
+        let text = parts.into_iter().collect();
+        Ok((time, Some(Read { template: entry.id, text, at, time })))
     }
 
     /// The template that wins, and its match.
-    fn search<'t>(&self, characters: Characters<'t>) -> Option<(usize, Captured<'t>)> {
+    fn search<'t>(&'t self, characters: Characters<'t>) -> Option<(usize, Captured<'t>)> {
         let line = characters.text;
         let mut reserve: Option<(usize, usize, Captured<'t>)> = None;
         let mut tried = None;
@@ -327,18 +350,13 @@ impl Detector {
 
     /// The templates that may match `line`, by their numbers.
     fn candidates(&self, line: &str) -> Vec<Candidate> {
-        let make = || {
-            let mut templates: Vec<_> =
-                self.entries.iter().map(|entry| (entry.id, &entry.template)).collect();
-            templates.sort_by_key(|(id, _)| *id);
-            Set::new(templates.into_iter().filter_map(|(_, template)| template.compiled()))
-        };
-        self.any.get_or_init(make).all(line)
+        let templates = &*self.templates;
+        let patterns = || templates.list.iter().filter_map(|template| template.compiled());
+        templates.any.get_or_init(|| Set::new(patterns())).all(line)
     }
 
     /// Remembers a hit, and moves the template ahead if it hits more than those before it.
-    fn learn(&mut self, index: usize, found: &Captured<'_>, line: Characters<'_>, now: f64) {
-        let (start, end) = line.span(found);
+    fn learn(&mut self, index: usize, (start, end): (usize, usize), line: Characters<'_>, now: f64) {
         let entry = &mut self.entries[index];
         entry.hits += 1;
         entry.last_used = now;

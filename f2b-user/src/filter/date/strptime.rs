@@ -173,7 +173,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
             let found = names.iter().position(|name| name[..length.min(name.len())] == *wanted);
             found.ok_or(NoTime::Invalid)
         };
-        match &**name {
+        match name.text() {
             "y" => {
                 let year = number()?;
                 fields.year = Some(if year <= 2000 { year + 2000 } else { year });
@@ -191,7 +191,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
             "a" => fields.weekday = Some(position(&DAYS, 3)? as i32),
             "w" => fields.weekday = Some((i32::from(number()?) + 6) % 7),
             "j" => fields.day_of_year = Some(i32::from(number()?)),
-            "U" | "W" => fields.week = Some((i32::from(number()?), &**name == "W")),
+            "U" | "W" => fields.week = Some((i32::from(number()?), name.text() == "W")),
             "z" | "Z" => fields.offset_minutes = Some(offset(value)?),
             _ => {}
         }
@@ -201,7 +201,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
 
 /// The hour of `%I` with the `%p` beside it. Without one it is before noon.
 fn hour_of_half(hour: i8, found: &Captured<'_>) -> Result<i8, NoTime> {
-    let half = found.named().find(|(name, _)| &***name == "p").map(|(_, half)| half);
+    let half = found.named().find(|(name, _)| name.text() == "p").map(|(_, half)| half);
     // A `%p` that may be absent and is: fail2ban trips over it.
     let half = half.map(|half| half.ok_or(NoTime::LineIsLost)).transpose()?.unwrap_or("am");
     Ok(match half.to_lowercase().as_str() {

@@ -6,7 +6,10 @@ use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
 
 use super::strptime::{self, NoTime};
-use crate::filter::expression::{Captured, Pattern};
+use crate::filter::{
+    expression::{Captured, Pattern},
+    name::Name,
+};
 
 const LINE_BEGIN: &str = "{^LN-BEG}";
 const UNBOUND: &str = "{UNB}";
@@ -151,7 +154,7 @@ impl Template {
     }
 
     /// Where `text` has such a date, at `from` or later. A search that goes over its budget finds none.
-    pub(super) fn search<'t>(&self, text: &'t str, from: usize) -> Option<Captured<'t>> {
+    pub(super) fn search<'t>(&'t self, text: &'t str, from: usize) -> Option<Captured<'t>> {
         self.compiled()?.search_from(text, from).ok()?
     }
 
@@ -163,7 +166,9 @@ impl Template {
 
     /// Whether the date in `line` tells its zone: then its time is one of whole seconds to fail2ban.
     pub(super) fn tells_zone(&self, line: &str) -> bool {
-        let has = |name: &str, found: &Captured<'_>| found.name(name).is_some_and(|zone| !zone.is_empty());
+        let has = |name: &str, found: &Captured<'_>| {
+            found.name(Name::new(name)).is_some_and(|zone| !zone.is_empty())
+        };
         match self.kind {
             Kind::Tai64n => true,
             Kind::Epoch { .. } => false,

@@ -7,6 +7,7 @@
 
 use super::{
     chars::{ascii, may_be_wide},
+    program::single,
     syntax::{Assertion, Class, Node, Repetition},
 };
 
@@ -15,16 +16,22 @@ const ANYTHING: &str = r"(?s:.*)";
 const WIDE: &str = r"[\xc2-\xf4][\x80-\xbf]{1,3}";
 const NOTHING: &str = r"[^\x00-\xff]";
 
+/// What finds candidates for one way of an expression.
+#[derive(Debug)]
+pub(super) struct Finder {
+    pub(super) text: String,
+    /// Plain texts of which every match has one in it; empty if there are none.
+    pub(super) needles: Vec<String>,
+}
+
 /// What finds candidates for `node`.
-pub(super) fn candidate(node: &Node) -> String {
-    let mut emitter = Emitter { root: node, inside: false, out: String::new() };
-    emitter.node(node);
-    emitter.out
+pub(super) fn candidate(node: &Node) -> Finder {
+    Emitter { root: node, inside: false, out: String::new() }.finder(node)
 }
 
 /// What finds candidates for `node` in whole lines, when it is shown only what the group `content` of `outer` matched.
 /// `None` if that cannot be told of the whole line.
-pub(super) fn candidate_within(outer: &Node, content: usize, node: &Node) -> Option<String> {
+pub(super) fn candidate_within(outer: &Node, content: usize, node: &Node) -> Option<Finder> {
     let Node::Concat(nodes) = outer else { return None };
     let is_content = |node: &Node| matches!(node, Node::Group { index, .. } if *index == content);
     let at = nodes.iter().position(is_content)?;
@@ -34,9 +41,114 @@ pub(super) fn candidate_within(outer: &Node, content: usize, node: &Node) -> Opt
     if !super::program::is_anchored(node) {
         out.push_str(ANYTHING);
     }
-    let mut emitter = Emitter { root: node, inside: true, out };
-    emitter.node(node);
-    Some(emitter.out)
+    Some(Emitter { root: node, inside: true, out }.finder(node))
+}
+
+/// How many texts a needle may be.
+const MOST_NEEDLES: usize = 8;
+
+/// Plain texts of which every match of `node` has one in it, as long as can be; none if there are none.
+fn needles(node: &Node) -> Vec<String> {
+    let mut texts = Texts::default();
+    texts.node(node);
+    texts.end();
+    texts.best
+}
+
+/// Plain texts that every match of `node` has in it, each by itself.
+pub(super) fn plain_texts(node: &Node) -> Vec<String> {
+    let mut texts = Texts::default();
+    texts.node(node);
+    texts.end();
+    texts.all
+}
+
+/// Collects plain texts on the way through a tree.
+struct Texts {
+    /// What may stand here, by now: one of these.
+    current: Vec<String>,
+    best: Vec<String>,
+    /// Those that were the only one at their place.
+    all: Vec<String>,
+}
+
+impl Default for Texts {
+    fn default() -> Self {
+        Self { current: vec![String::new()], best: Vec::new(), all: Vec::new() }
+    }
+}
+
+impl Texts {
+    fn node(&mut self, node: &Node) {
+        match node {
+            Node::Concat(nodes) => nodes.iter().for_each(|node| self.node(node)),
+            Node::Group { node, .. } | Node::Atomic(node) => self.node(node),
+            Node::Empty | Node::Look { .. } | Node::Way(_) | Node::Assertion(_) => {}
+            _ => match exact(node) {
+                Some(texts) if texts.len() * self.current.len() <= MOST_NEEDLES => {
+                    self.current = product(&self.current, &texts);
+                }
+                _ => self.other(node),
+            },
+        }
+    }
+
+    fn other(&mut self, node: &Node) {
+        self.end();
+        if let Node::Alternation(branches) = node {
+            let texts = branches.iter().map(needles);
+            self.better(texts.flat_map(|texts| if texts.is_empty() { vec![String::new()] } else { texts }));
+        }
+    }
+
+    fn end(&mut self) {
+        let texts = std::mem::replace(&mut self.current, vec![String::new()]);
+        if let [text] = &texts[..]
+            && !text.is_empty()
+        {
+            self.all.push(text.clone());
+        }
+        self.better(texts);
+    }
+
+    /// Takes these if they tell more.
+    fn better(&mut self, texts: impl IntoIterator<Item = String>) {
+        let shortest = |texts: &[String]| texts.iter().map(String::len).min().unwrap_or_default();
+        let texts: Vec<_> = texts.into_iter().collect();
+        if shortest(&texts) > shortest(&self.best) {
+            self.best = texts;
+        }
+    }
+}
+
+/// The texts that `node` matches, if they are few.
+fn exact(node: &Node) -> Option<Vec<String>> {
+    let few = |texts: Vec<String>| (texts.len() <= MOST_NEEDLES).then_some(texts);
+    match node {
+        Node::Class(class) if may_be_wide(class) => single(class).map(|c| vec![c.to_string()]),
+        Node::Class(class) => {
+            let set = ascii(class);
+            let members = (0..128_u8).filter(|c| set >> c & 1 != 0).take(MOST_NEEDLES + 1);
+            few(members.map(|c| char::from(c).to_string()).collect())
+        }
+        Node::Concat(nodes) => nodes.iter().try_fold(vec![String::new()], |before, node| {
+            let texts = exact(node)?;
+            if before.len() * texts.len() > MOST_NEEDLES { None } else { Some(product(&before, &texts)) }
+        }),
+        Node::Alternation(nodes) => few(nodes.iter().map(exact).collect::<Option<Vec<_>>>()?.concat()),
+        Node::Group { node, .. } | Node::Atomic(node) => exact(node),
+        Node::Repeat { node, min: 0, max: Some(1), .. } => {
+            let texts = exact(node)?;
+            few(texts.into_iter().chain([String::new()]).collect())
+        }
+        Node::Empty | Node::Look { .. } | Node::Way(_) | Node::Assertion(_) => Some(vec![String::new()]),
+        Node::Repeat { .. } | Node::BackReference { .. } | Node::Conditional { .. } => None,
+    }
+}
+
+/// Each of `before` with each of `after` behind it.
+fn product(before: &[String], after: &[String]) -> Vec<String> {
+    before.iter().flat_map(|before| after.iter().map(move |after| format!("{before}{after}"))).collect()
 }
 
 struct Emitter<'n> {
@@ -47,6 +159,11 @@ struct Emitter<'n> {
 }
 
 impl Emitter<'_> {
+    fn finder(mut self, node: &Node) -> Finder {
+        self.node(node);
+        Finder { text: self.out, needles: needles(node) }
+    }
+
     fn node(&mut self, node: &Node) {
         match node {
             Node::Empty | Node::Look { .. } | Node::Way(_) => {}

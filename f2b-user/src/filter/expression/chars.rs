@@ -10,10 +10,20 @@ use super::syntax::{Class, Item, Named};
 /// `\w` beyond ASCII: Python's `str.isalnum`, which is letters and numbers.
 const WORD: &str = r"[\p{L}\p{N}_]";
 
+/// A question of one bit for each byte.
+pub(super) type Table = [bool; 256];
+
+/// The bytes of these ASCII characters.
+pub(super) fn table(ascii: u128) -> Table {
+    std::array::from_fn(|byte| byte < 128 && ascii >> byte & 1 != 0)
+}
+
 #[derive(Debug)]
 pub(super) struct CharSet {
     pub(super) class: Class,
     ascii: u128,
+    /// The same, quick to ask.
+    members: Table,
     /// It has all characters but this one.
     all_but: Option<u8>,
     wide: OnceLock<Box<[(char, char)]>>,
@@ -29,23 +39,68 @@ impl CharSet {
             }
             _ => None,
         };
-        Self { class: class.clone(), ascii, all_but, wide: OnceLock::new() }
+        Self { class: class.clone(), ascii, members: table(ascii), all_but, wide: OnceLock::new() }
+    }
+
+    /// Where the ASCII characters of the set that stand side by side from `at` end, `max` at the most.
+    #[inline]
+    pub(super) fn ascii_run(&self, text: &[u8], at: usize, max: usize) -> usize {
+        let last = text.len().min(at.saturating_add(max));
+        let rest = &text[at..last];
+        let end = match self.all_but {
+            // Found faster, with other characters before it or without.
+            Some(other) => {
+                let run = &rest[..memchr(other, rest).unwrap_or(rest.len())];
+                if run.is_ascii() {
+                    run.len()
+                } else {
+                    run.iter().position(|byte| !byte.is_ascii()).unwrap_or(0)
+                }
+            }
+            None => rest.iter().position(|byte| !self.members[usize::from(*byte)]).unwrap_or(rest.len()),
+        };
+        at + end
     }
 
     /// Where the characters of the set that stand side by side from `at` end. `text` is UTF-8.
-    pub(super) fn run(&self, text: &[u8], mut at: usize) -> usize {
+    #[inline]
+    pub(super) fn run(&self, text: &[u8], at: usize) -> usize {
         if let Some(other) = self.all_but {
             return memchr(other, &text[at..]).map_or(text.len(), |found| at + found);
         }
-        loop {
-            let rest = &text[at..];
-            let inside = |byte: &u8| byte.is_ascii() && self.has_ascii(*byte);
-            at += rest.iter().position(|byte| !inside(byte)).unwrap_or(rest.len());
-            match character(text, at) {
-                Some(c) if !c.is_ascii() && self.has_wide(c) => at += c.len_utf8(),
-                _ => return at,
-            }
+        let mut end = at;
+        while let Some(byte) = text.get(end)
+            && self.members[usize::from(*byte)]
+        {
+            end += 1;
         }
+        if text.get(end).is_none_or(u8::is_ascii) { end } else { self.wide_run(text, end) }
+    }
+
+    /// The same where a character beyond ASCII comes first.
+    #[cold]
+    fn wide_run(&self, text: &[u8], mut at: usize) -> usize {
+        while let Some(after) = self.one(text, at) {
+            at = after;
+        }
+        at
+    }
+
+    /// The place behind the character beyond ASCII at `at`, if it is in the set.
+    #[cold]
+    fn wide_at(&self, text: &[u8], at: usize) -> Option<usize> {
+        let c = character(text, at)?;
+        self.has_wide(c).then(|| at + c.len_utf8())
+    }
+
+    /// The place behind the character at `at`, if it is in the set. `text` is UTF-8.
+    #[inline]
+    pub(super) fn one(&self, text: &[u8], at: usize) -> Option<usize> {
+        let byte = *text.get(at)?;
+        if self.members[usize::from(byte)] {
+            return Some(at + 1);
+        }
+        if byte.is_ascii() { None } else { self.wide_at(text, at) }
     }
 
     /// Its ASCII characters, a bit each.
@@ -53,13 +108,9 @@ impl CharSet {
         self.ascii
     }
 
-    #[inline]
-    pub(super) fn has_ascii(&self, byte: u8) -> bool {
-        self.ascii >> (byte & 127) & 1 != 0
-    }
-
-    pub(super) fn has(&self, c: char) -> bool {
-        if c.is_ascii() { self.has_ascii(c as u8) } else { self.has_wide(c) }
+    #[cfg(test)]
+    fn has(&self, c: char) -> bool {
+        if c.is_ascii() { self.members[c as usize] } else { self.has_wide(c) }
     }
 
     #[cold]

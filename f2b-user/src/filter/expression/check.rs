@@ -4,9 +4,10 @@ use std::iter;
 
 use super::{
     machine::{OverBudget, Span},
-    pattern::{Candidate, Candidates, Pattern, Set},
+    pattern::{Candidate, Candidates, Guess, Pattern, Set},
     tags::HostNames,
 };
+use crate::filter::name::Name;
 
 /// More groups are not compared.
 const GROUPS: usize = 64;
@@ -21,19 +22,30 @@ pub(crate) fn check(expressions: &[String], text: &str) {
             return;
         }
         let set = Set::new(&patterns);
-        same_match(&patterns, text, &set, set.first(text));
+        same_match(&patterns, text, &set, set.guess(text));
         for outer in &patterns {
-            let Some(within) = Set::within(outer, "content", &patterns) else { continue };
+            let Some(within) = Set::within(outer, Name::CONTENT, &patterns) else { continue };
             let Ok(Some(found)) = outer.search(text) else { continue };
-            let Some(content) = found.name("content").filter(|content| !content.is_empty()) else { continue };
-            same_match(&patterns, &format!("{content}\n"), &set, within.first(text));
+            let Some(content) = found.name(Name::CONTENT).filter(|content| !content.is_empty()) else {
+                continue;
+            };
+            same_match(&patterns, &format!("{content}\n"), &set, within.guess(text));
         }
     }
 }
 
-fn same_match(patterns: &[Pattern], text: &str, set: &Set, first: Option<Candidate>) {
-    let mut candidates = first.map(|first| Candidates::new(set, first));
-    let led = first_match(patterns, text, iter::from_fn(|| candidates.as_mut()?.next(text)));
+fn same_match(patterns: &[Pattern], text: &str, set: &Set, guess: Option<Guess>) {
+    let mut candidates = guess.map(|guess| Candidates::new(set, guess));
+    let led = loop {
+        let mut is_guess = false;
+        let next = iter::from_fn(|| {
+            candidates.as_mut()?.next(text).inspect(|candidate| is_guess = candidate.is_guess)
+        });
+        match first_match(patterns, text, next) {
+            Err(OverBudget) if is_guess => candidates.iter_mut().for_each(Candidates::unanswered),
+            led => break led,
+        }
+    };
     let tried = first_match(patterns, text, (0..patterns.len()).map(Candidate::plain));
     // Either may be too expensive by itself.
     if let (Ok(led), Ok(tried)) = (led, tried) {

@@ -8,12 +8,12 @@
 
 use std::cell::RefCell;
 
-use memchr::{memmem, memrchr};
+use memchr::{memchr_iter, memmem, memrchr};
 use smallvec::SmallVec;
 
 use super::{
-    chars::{CharSet, character, is_word},
-    program::{Begins, Program, Step},
+    chars::{character, is_word},
+    program::{Program, Run, Step},
     syntax::{Assertion, Repetition},
 };
 
@@ -28,7 +28,7 @@ const MEMORY_BITS: usize = 1 << 26;
 const RUN_PER_STEP: usize = 8;
 
 /// No place.
-const NOWHERE: usize = usize::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// A search that needs more steps than allowed: the line is hostile, or the expression is bad. It has no verdict.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,45 +37,44 @@ pub(in crate::filter) struct OverBudget;
 /// Where a group matched, in bytes.
 pub(super) type Span = Option<(usize, usize)>;
 
-/// Where the groups matched, by number; [`ABSENT`] for those that took no part. Small, because it is moved about.
-pub(super) type Spans = SmallVec<[(u32, u32); 16]>;
+/// Where the groups matched, by number: begin and end of each; [`NOWHERE`] for those that took no part.
+pub(super) type Spans = SmallVec<[u32; 24]>;
 
-pub(super) const ABSENT: (u32, u32) = (u32::MAX, u32::MAX);
-
-/// What there is to try when the program fails, or to undo on the way back.
-#[derive(Debug)]
+/// What there is to try when the program fails, or to undo on the way back. Small, because there are many.
+#[derive(Clone, Copy, Debug)]
 enum Frame {
     Resume {
-        step: usize,
-        at: usize,
+        step: u32,
+        at: u32,
     },
     /// A run that may give back characters down to `floor`.
     Shrink {
-        step: usize,
-        floor: usize,
-        at: usize,
+        step: u32,
+        floor: u32,
+        at: u32,
     },
     /// A run that may take `left` more characters.
     Grow {
-        step: usize,
-        at: usize,
+        step: u32,
+        at: u32,
         left: u32,
     },
     Slot {
-        slot: usize,
-        old: usize,
+        slot: u32,
+        old: u32,
     },
     Register {
-        register: usize,
-        old: usize,
+        register: u32,
+        old: u32,
     },
 }
 
 /// What searches use again and again.
 #[derive(Debug, Default)]
 struct Scratch {
-    slots: Vec<usize>,
-    registers: Vec<usize>,
+    slots: Vec<u32>,
+    registers: Vec<u32>,
+    joins: Vec<u32>,
     frames: Vec<Frame>,
     failed: Vec<u64>,
 }
@@ -92,16 +91,38 @@ pub(super) fn search(
     from: usize,
     first_way: u32,
 ) -> Result<Option<Spans>, OverBudget> {
-    let scratch = SCRATCH.take();
-    let text = text.as_bytes();
-    let mut machine = Machine { program, text, scratch, first_way, steps: 0, memory: Memory::None };
-    let mut found = machine.search(from);
-    if found.is_err() && program.is_memorable && machine.remember() {
-        found = machine.search(from);
+    with_machine(program, text, first_way, |machine| {
+        let mut found = machine.search(from);
+        if found.is_err() && program.is_memorable && machine.remember() {
+            found = machine.search(from);
+        }
+        found
+    })
+}
+
+/// The same for a text that need not match: it gives up early.
+pub(super) fn search_briefly(
+    program: &Program,
+    text: &str,
+    first_way: u32,
+) -> Result<Option<Spans>, OverBudget> {
+    with_machine(program, text, first_way, |machine| machine.search_within(0, STEPS_BEFORE_MEMORY))
+}
+
+fn with_machine(
+    program: &Program,
+    text: &str,
+    first_way: u32,
+    search: impl FnOnce(&mut Machine<'_>) -> Result<bool, OverBudget>,
+) -> Result<Option<Spans>, OverBudget> {
+    if u32::try_from(text.len()).is_err() {
+        return Err(OverBudget);
     }
-    let spans = found.map(|found| found.then(|| machine.spans()));
-    SCRATCH.set(machine.scratch);
-    spans
+    SCRATCH.with_borrow_mut(|scratch| {
+        let text = text.as_bytes();
+        let mut machine = Machine { program, text, scratch, first_way, steps: 0, memory: Memory::None };
+        Ok(search(&mut machine)?.then(|| Spans::from_slice(&machine.scratch.slots)))
+    })
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -112,25 +133,17 @@ enum Memory {
     On,
 }
 
-/// What a run is made of.
-#[derive(Clone, Copy)]
-struct Run<'p> {
-    set: &'p CharSet,
-    /// It stops before this text.
-    unless: Option<&'p [u8]>,
-}
-
 struct Machine<'a> {
     program: &'a Program,
-    /// UTF-8.
+    /// UTF-8, and shorter than 4 GiB.
     text: &'a [u8],
-    scratch: Scratch,
+    scratch: &'a mut Scratch,
     first_way: u32,
     steps: u32,
     memory: Memory,
 }
 
-impl Machine<'_> {
+impl<'a> Machine<'a> {
     /// Sets up the memory, if it would not be too large.
     fn remember(&mut self) -> bool {
         let places = self.program.steps.len() << self.program.conditions.len();
@@ -151,15 +164,21 @@ impl Machine<'_> {
         } else {
             BUDGET
         };
+        self.search_within(from, limit)
+    }
+
+    fn search_within(&mut self, from: usize, limit: u32) -> Result<bool, OverBudget> {
         self.scratch.registers.clear();
         self.scratch.registers.resize(self.program.registers, NOWHERE);
+        self.scratch.joins.clear();
+        self.scratch.joins.resize(self.program.joins, NOWHERE);
         let mut at = from;
         loop {
             if self.program.is_anchored && at > 0 {
                 return Ok(false);
             }
-            if let Some(first) = self.program.first {
-                let begins = |byte: &u8| !byte.is_ascii() || first >> byte & 1 != 0;
+            if let Some(first) = &self.program.first {
+                let begins = |byte: &u8| !byte.is_ascii() || first[usize::from(*byte)];
                 match self.text[at..].iter().position(begins) {
                     Some(skipped) if skipped == 0 || !self.program.is_anchored => at += skipped,
                     _ => return Ok(false),
@@ -168,7 +187,7 @@ impl Machine<'_> {
             self.scratch.slots.clear();
             self.scratch.slots.resize(2 * self.program.groups, NOWHERE);
             self.scratch.frames.clear();
-            if self.run(0, at, limit)?.is_some() {
+            if self.run(0, at, limit, true)?.is_some() {
                 return Ok(true);
             }
             let Some(next) = self.after(at) else { return Ok(false) };
@@ -176,103 +195,175 @@ impl Machine<'_> {
         }
     }
 
-    fn spans(&self) -> Spans {
-        let place = |slot: usize| u32::try_from(slot).ok();
-        let span = |slots: &[usize]| place(slots[0]).zip(place(slots[1])).unwrap_or(ABSENT);
-        self.scratch.slots.chunks_exact(2).map(span).collect()
+    /// Whether the text still has in it what some way needs.
+    #[inline(never)]
+    fn can_have(&mut self, needed: Option<&[u8]>, at: usize) -> bool {
+        let Some(needed) = needed else { return true };
+        self.steps += charge(at, self.text.len());
+        let first = needed.first().copied().unwrap_or_default();
+        memchr_iter(first, &self.text[at..]).any(|found| self.text[at + found..].starts_with(needed))
     }
 
     /// Goes on at `step` with the text at `at`; where it ends if it matches. What it leaves to try stays on the stack
-    /// above what was there.
-    fn run(&mut self, mut step: usize, mut at: usize, limit: u32) -> Result<Option<usize>, OverBudget> {
+    /// above what was there. `outermost`: what nothing comes before need not be undone.
+    fn run(
+        &mut self,
+        mut step: usize,
+        mut at: usize,
+        limit: u32,
+        outermost: bool,
+    ) -> Result<Option<usize>, OverBudget> {
         let base = self.scratch.frames.len();
-        loop {
-            let next = match &self.program.steps[step] {
-                Step::Text(text) => self.has_text(text, at).then(|| (step + 1, at + text.len())),
-                Step::One(set) => self.one(&self.program.sets[*set], at).map(|after| (step + 1, after)),
-                Step::Run { set, min, max, kind, next, unless, .. } => {
-                    let run = Run { set: &self.program.sets[*set], unless: unless.as_deref() };
-                    self.begin_run(step, at, run, (*min, *max), *kind, *next)
-                }
-
-                Step::Split { first, second, begins } => {
-                    let [can_first, can_second] = begins.map(|begins| self.can_come(begins, at));
-                    match (can_first, can_second) {
-                        (true, true) if self.has_failed(step, at) => None,
-                        (true, true) => {
-                            self.scratch.frames.push(Frame::Resume { step: *second, at });
-                            Some((*first, at))
+        let (program, steps, text) = (self.program, &self.program.steps[..], self.text);
+        'next: loop {
+            // What it does if it can go on; else it falls out and steps back.
+            'fails: {
+                match &steps[step] {
+                    Step::Byte(wanted) => {
+                        if text.get(at) != Some(wanted) {
+                            break 'fails;
                         }
-                        (true, false) => Some((*first, at)),
-                        (false, true) => Some((*second, at)),
-                        (false, false) => None,
+                        at += 1;
                     }
-                }
-                Step::Jump(to) => Some((*to, at)),
-                Step::Way(last) => (*last >= self.first_way).then_some((step + 1, at)),
-                Step::Save(slot) => {
-                    let old = std::mem::replace(&mut self.scratch.slots[*slot], at);
-                    self.scratch.frames.push(Frame::Slot { slot: *slot, old });
-                    Some((step + 1, at))
-                }
-                Step::Assert(assertion) => self.holds(*assertion, at).then_some((step + 1, at)),
-                Step::Look { behind, negative, end } => {
-                    let start = behind.map_or(Some(at), |width| self.back(at, width));
-                    let found = match start {
-                        Some(start) => self.inner(step + 1, start, limit, *negative)?,
-                        None => None,
-                    };
-                    (found.is_some() != *negative).then_some((*end, at))
-                }
-                Step::Atomic { end } => self.inner(step + 1, at, limit, false)?.map(|after| (*end, after)),
-                Step::BackReference { group, ignore_case } => {
-                    self.back_reference(*group, *ignore_case, at).map(|after| (step + 1, after))
-                }
-                Step::IfGroup { group, otherwise } => {
-                    Some((if self.is_set(*group) { step + 1 } else { *otherwise }, at))
-                }
-                Step::Begin(register) => {
-                    let old = std::mem::replace(&mut self.scratch.registers[*register], at);
-                    self.scratch.frames.push(Frame::Register { register: *register, old });
-                    Some((step + 1, at))
-                }
-                Step::IfEmpty { register, end } => {
-                    let is_empty = self.scratch.registers[*register] == at;
-                    Some((if is_empty { *end } else { step + 1 }, at))
-                }
-                Step::Match => return Ok(Some(at)),
-            };
-            (step, at) = match next {
-                Some(next) => next,
-                None => {
-                    self.steps += 1;
-                    if self.steps > limit {
-                        return Err(OverBudget);
+                    Step::Text(wanted) => {
+                        if !has_text(text, wanted, at) {
+                            break 'fails;
+                        }
+                        at += wanted.len();
                     }
-                    match self.step_back(base) {
-                        Some(next) => next,
-                        None => return Ok(None),
+                    Step::One(set) => match program.sets[*set].one(text, at) {
+                        Some(after) => at = after,
+                        None => break 'fails,
+                    },
+                    Step::Run(run) => {
+                        let run = &program.runs[*run];
+                        let Some(after) = self.begin_run(step, at, run) else { break 'fails };
+                        (step, at) = run.goes_on(step, after);
+                        continue 'next;
                     }
+                    Step::Split { first, second, next } => {
+                        let (can_first, can_second) = program.foresight.both_come(*next, text, at);
+                        if can_first {
+                            if can_second {
+                                if self.has_failed(step, at) {
+                                    break 'fails;
+                                }
+                                self.scratch.frames.push(Frame::Resume { step: *second, at: at as u32 });
+                            }
+                            step = *first as usize;
+                        } else if can_second {
+                            step = *second as usize;
+                        } else {
+                            break 'fails;
+                        }
+                        continue 'next;
+                    }
+                    Step::Jump(to) => {
+                        step = *to;
+                        continue 'next;
+                    }
+                    Step::Way { last, needs } => {
+                        if *last < self.first_way || !self.can_have(needs.as_deref(), at) {
+                            break 'fails;
+                        }
+                    }
+                    Step::Join(number) => {
+                        let before = std::mem::replace(&mut self.scratch.joins[*number], at as u32);
+                        if before == at as u32 {
+                            break 'fails;
+                        }
+                    }
+                    Step::Save(slot) => {
+                        let old = std::mem::replace(&mut self.scratch.slots[*slot], at as u32);
+                        if !(outermost && self.scratch.frames.is_empty()) {
+                            self.scratch.frames.push(Frame::Slot { slot: *slot as u32, old });
+                        }
+                    }
+                    Step::Assert(Assertion::Start) => {
+                        if at > 0 {
+                            break 'fails;
+                        }
+                    }
+                    Step::Assert(assertion) => {
+                        if !self.holds(*assertion, at) {
+                            break 'fails;
+                        }
+                    }
+                    Step::Look { behind, negative, end } => {
+                        let start = behind.map_or(Some(at), |width| self.back(at, width));
+                        let found = match start {
+                            Some(start) => self.inner(step + 1, start, limit, *negative)?,
+                            None => None,
+                        };
+                        if found.is_some() == *negative {
+                            break 'fails;
+                        }
+                        step = *end;
+                        continue 'next;
+                    }
+                    Step::Atomic { end } => {
+                        let Some(after) = self.inner(step + 1, at, limit, false)? else { break 'fails };
+                        (step, at) = (*end, after);
+                        continue 'next;
+                    }
+                    Step::BackReference { group, ignore_case } => {
+                        match self.back_reference(*group, *ignore_case, at) {
+                            Some(after) => at = after,
+                            None => break 'fails,
+                        }
+                    }
+                    Step::IfGroup { group, otherwise } => {
+                        if !self.is_set(*group) {
+                            step = *otherwise;
+                            continue 'next;
+                        }
+                    }
+                    Step::Begin(register) => {
+                        let old = std::mem::replace(&mut self.scratch.registers[*register], at as u32);
+                        self.scratch.frames.push(Frame::Register { register: *register as u32, old });
+                    }
+                    Step::IfEmpty { register, end } => {
+                        if self.scratch.registers[*register] == at as u32 {
+                            step = *end;
+                            continue 'next;
+                        }
+                    }
+                    Step::Match => return Ok(Some(at)),
                 }
-            };
+                step += 1;
+                continue 'next;
+            }
+            self.steps += 1;
+            if self.steps > limit {
+                return Err(OverBudget);
+            }
+            match self.step_back(base) {
+                Some(next) => (step, at) = next,
+                None => return Ok(None),
+            }
         }
     }
 
     /// The next thing to try, with everything undone that came after it.
+    #[inline(never)]
     fn step_back(&mut self, base: usize) -> Option<(usize, usize)> {
         while self.scratch.frames.len() > base {
             match self.scratch.frames.pop()? {
-                Frame::Resume { step, at } => return Some((step, at)),
-                Frame::Slot { slot, old } => self.scratch.slots[slot] = old,
-                Frame::Register { register, old } => self.scratch.registers[register] = old,
+                Frame::Resume { step, at } => return Some((step as usize, at as usize)),
+                Frame::Slot { slot, old } => self.scratch.slots[slot as usize] = old,
+                Frame::Register { register, old } => self.scratch.registers[register as usize] = old,
                 Frame::Shrink { step, floor, at } => {
-                    if let Some(at) = self.shrink(step, floor, at) {
-                        return Some((step + 1, at));
+                    if let Some(run) = self.run_at(step as usize)
+                        && let Some(at) = self.shrink(step as usize, run, floor as usize, at as usize)
+                    {
+                        return Some(run.goes_on(step as usize, at));
                     }
                 }
                 Frame::Grow { step, at, left } => {
-                    if let Some(at) = self.grow(step, at, left) {
-                        return Some((step + 1, at));
+                    if let Some(run) = self.run_at(step as usize)
+                        && let Some(at) = self.grow(step as usize, run, at as usize, left)
+                    {
+                        return Some(run.goes_on(step as usize, at));
                     }
                 }
             }
@@ -282,6 +373,7 @@ impl Machine<'_> {
 
     /// Runs what stands inside of a look-around or an atomic group. What it leaves to try is dropped; what it saved
     /// stays, unless it only had to tell that it does not match.
+    #[inline(never)]
     fn inner(
         &mut self,
         step: usize,
@@ -294,14 +386,14 @@ impl Machine<'_> {
         if memory == Memory::On {
             self.memory = Memory::Paused;
         }
-        let found = self.run(step, at, limit);
+        let found = self.run(step, at, limit, false);
         self.memory = memory;
         let found = found?;
         if only_ask {
             for frame in self.scratch.frames.drain(base..).rev() {
                 match frame {
-                    Frame::Slot { slot, old } => self.scratch.slots[slot] = old,
-                    Frame::Register { register, old } => self.scratch.registers[register] = old,
+                    Frame::Slot { slot, old } => self.scratch.slots[slot as usize] = old,
+                    Frame::Register { register, old } => self.scratch.registers[register as usize] = old,
                     Frame::Resume { .. } | Frame::Shrink { .. } | Frame::Grow { .. } => {}
                 }
             }
@@ -318,37 +410,57 @@ impl Machine<'_> {
         Ok(found)
     }
 
-    /// Takes what a run takes first, and leaves the rest to try.
+    /// Takes what a run takes first, and leaves the rest to try: where it goes on.
     #[inline]
-    fn begin_run(
-        &mut self,
-        step: usize,
-        at: usize,
-        run: Run<'_>,
-        (min, max): (u32, u32),
-        kind: Repetition,
-        next: Begins,
-    ) -> Option<(usize, usize)> {
-        let mut floor = at;
-        for _ in 0..min {
-            floor = self.one_of(run, floor)?;
+    fn begin_run(&mut self, step: usize, at: usize, run: &Run) -> Option<usize> {
+        if !run.is_plain || self.memory == Memory::On {
+            return self.begin_unusual_run(step, at, run);
         }
-        if kind != Repetition::Possessive && self.has_failed(step, floor) {
+        let set = &self.program.sets[run.set];
+        let end = set.ascii_run(self.text, at, run.max as usize);
+        if end - at < run.max as usize && self.text.get(end).is_some_and(|byte| !byte.is_ascii()) {
+            // Lengths are counted in characters.
+            return self.begin_unusual_run(step, at, run);
+        }
+        let floor = at + run.min as usize;
+        if end < floor {
             return None;
         }
-        if kind == Repetition::Lazy {
-            let left = max - min;
-            // The first stop is where the run is already.
-            if self.can_come(next, floor) {
-                self.scratch.frames.push(Frame::Grow { step, at: floor, left });
-                return Some((step + 1, floor));
+        self.steps += charge(floor, end);
+        let keeps_all = run.keeps_ascii || end == floor;
+        if self.comes_behind(run, end) {
+            if !keeps_all {
+                let (step, floor, at) = (step as u32, floor as u32, end as u32);
+                self.scratch.frames.push(Frame::Shrink { step, floor, at });
             }
-            return self.grow(step, floor, left).map(|at| (step + 1, at));
+            return Some(end);
+        }
+        if keeps_all { None } else { self.shrink(step, run, floor, end) }
+    }
+
+    /// One that is lazy or possessive or has other characters than ASCII, or where the machine remembers what failed.
+    #[inline(never)]
+    fn begin_unusual_run(&mut self, step: usize, at: usize, run: &Run) -> Option<usize> {
+        let mut floor = at;
+        for _ in 0..run.min {
+            floor = self.one_of(run, floor)?;
+        }
+        if run.kind != Repetition::Possessive && self.has_failed(step, floor) {
+            return None;
+        }
+        if run.kind == Repetition::Lazy {
+            let left = run.max - run.min;
+            // The first stop is where the run is already.
+            if self.comes_behind(run, floor) {
+                self.scratch.frames.push(Frame::Grow { step: step as u32, at: floor as u32, left });
+                return Some(floor);
+            }
+            return self.grow(step, run, floor, left);
         }
         let mut end = floor;
-        if max == u32::MAX && (self.memory != Memory::On || kind == Repetition::Possessive) {
+        if run.max == u32::MAX && (self.memory != Memory::On || run.kind == Repetition::Possessive) {
             end = self.longest(run, floor);
-        } else if max == u32::MAX {
+        } else if run.max == u32::MAX {
             // Where a run without end has begun before and failed, all stops behind have failed as well.
             while let Some(after) = self.one_of(run, end)
                 && !self.has_failed(step, after)
@@ -356,82 +468,95 @@ impl Machine<'_> {
                 end = after;
             }
         } else {
-            for _ in min..max {
+            for _ in run.min..run.max {
                 match self.one_of(run, end) {
                     Some(after) => end = after,
                     None => break,
                 }
             }
         }
+        if run.kind == Repetition::Possessive {
+            self.steps += charge(floor, end);
+            return self.comes_behind(run, end).then_some(end);
+        }
+        self.end_run(step, run, floor, end)
+    }
+
+    /// A greedy run has taken what it can, up to `end`.
+    #[inline]
+    fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize) -> Option<usize> {
         self.steps += charge(floor, end);
-        if kind == Repetition::Possessive {
-            return Some((step + 1, end));
-        }
-        if self.can_come(next, end) {
-            if end > floor {
-                self.scratch.frames.push(Frame::Shrink { step, floor, at: end });
+        let keeps_all = end == floor || run.keeps_ascii && self.text[floor..end].is_ascii();
+        if self.comes_behind(run, end) {
+            if !keeps_all {
+                let (step, floor, at) = (step as u32, floor as u32, end as u32);
+                self.scratch.frames.push(Frame::Shrink { step, floor, at });
             }
-            return Some((step + 1, end));
+            return Some(end);
         }
-        self.shrink(step, floor, end).map(|at| (step + 1, at))
+        if keeps_all { None } else { self.shrink(step, run, floor, end) }
+    }
+
+    /// Whether what can come behind a run comes there.
+    #[inline]
+    fn comes_behind(&self, run: &Run, at: usize) -> bool {
+        match run.next_byte {
+            Some(_) => self.text.get(at).copied() == run.next_byte,
+            None => self.program.foresight.comes(run.next, self.text, at),
+        }
+    }
+
+    /// The run that a frame is about.
+    fn run_at(&self, step: usize) -> Option<&'a Run> {
+        let Step::Run(run) = self.program.steps[step] else { return None };
+        Some(&self.program.runs[run])
     }
 
     /// The next shorter end of a greedy run behind which the program may go on.
-    fn shrink(&mut self, step: usize, floor: usize, begin: usize) -> Option<usize> {
-        let Step::Run { next, next_byte, after_next, .. } = self.program.steps[step] else { return None };
+    #[inline(never)]
+    fn shrink(&mut self, step: usize, run: &Run, floor: usize, begin: usize) -> Option<usize> {
+        let (text, foresight) = (self.text, &self.program.foresight);
         let can_go_on = |at: usize| {
-            let character = self.text.get(at).is_none_or(u8::is_ascii);
-            self.is_boundary(at)
-                && self.can_come(next, at)
-                && (!character || self.can_come(after_next, at + 1))
+            let character = text.get(at).is_none_or(u8::is_ascii);
+            is_boundary(text, at)
+                && foresight.comes(run.next, text, at)
+                && (!character || foresight.comes(run.after_next, text, at + 1))
         };
-        let at = match next_byte {
+        let at = match run.next_byte {
             // A character begins wherever the byte does that has to follow: it is the first of one.
-            Some(next) => memrchr(next, self.text.get(floor..begin)?).map(|found| floor + found),
+            Some(next) => memrchr(next, text.get(floor..begin)?).map(|found| floor + found),
             None => (floor..begin).rev().find(|at| can_go_on(*at)),
         };
         self.steps += charge(at.unwrap_or(floor), begin);
         if let Some(at) = at.filter(|at| *at > floor) {
-            self.scratch.frames.push(Frame::Shrink { step, floor, at });
+            self.scratch.frames.push(Frame::Shrink { step: step as u32, floor: floor as u32, at: at as u32 });
         }
         at
     }
 
     /// The next longer end of a lazy run behind which the program may go on.
-    fn grow(&mut self, step: usize, begin: usize, mut left: u32) -> Option<usize> {
-        let Step::Run { set, max, next, unless, .. } = &self.program.steps[step] else { return None };
-        let (max, next) = (*max, *next);
-        let run = Run { set: &self.program.sets[*set], unless: unless.as_deref() };
+    #[inline(never)]
+    fn grow(&mut self, step: usize, run: &Run, begin: usize, mut left: u32) -> Option<usize> {
         let mut at = begin;
         while left > 0
             && let Some(after) = self.one_of(run, at)
         {
             at = after;
-            if max == u32::MAX {
+            if run.max == u32::MAX {
                 if self.has_failed(step, at) {
                     break;
                 }
             } else {
                 left -= 1;
             }
-            if self.can_come(next, at) {
-                self.scratch.frames.push(Frame::Grow { step, at, left });
+            if self.comes_behind(run, at) {
+                self.scratch.frames.push(Frame::Grow { step: step as u32, at: at as u32, left });
                 self.steps += charge(begin, at);
                 return Some(at);
             }
         }
         self.steps += charge(begin, at);
         None
-    }
-
-    /// Whether what can come next comes next. Beyond ASCII everything can.
-    #[inline]
-    fn can_come(&self, next: Begins, at: usize) -> bool {
-        match self.text.get(at) {
-            Some(byte) if byte.is_ascii() => next.ascii >> byte & 1 != 0,
-            Some(_) => true,
-            None => next.end,
-        }
     }
 
     /// Whether the program has failed from here before; from now on it has, unless it succeeds.
@@ -455,38 +580,21 @@ impl Machine<'_> {
         self.scratch.slots[2 * group + 1] != NOWHERE
     }
 
-    /// The place behind the character at `at`, if it is in the set.
+    /// The place behind the character at `at`, if the run takes it.
     #[inline]
-    fn one(&self, set: &CharSet, at: usize) -> Option<usize> {
-        let byte = *self.text.get(at)?;
-        if byte.is_ascii() {
-            return set.has_ascii(byte).then_some(at + 1);
-        }
-        let c = self.character(at)?;
-        set.has(c).then(|| at + c.len_utf8())
-    }
-
-    /// The same for a character of a run.
-    #[inline]
-    fn one_of(&self, run: Run<'_>, at: usize) -> Option<usize> {
-        let stops = run.unless.is_some_and(|text| self.has_text(text, at));
-        if stops { None } else { self.one(run.set, at) }
+    fn one_of(&self, run: &Run, at: usize) -> Option<usize> {
+        let stops = run.unless.as_ref().is_some_and(|unless| has_text(self.text, unless, at));
+        if stops { None } else { self.program.sets[run.set].one(self.text, at) }
     }
 
     /// Where the longest run from `at` ends.
-    fn longest(&self, run: Run<'_>, at: usize) -> usize {
-        let end = run.set.run(self.text, at);
-        let Some(text) = run.unless else { return end };
-        // The text may begin inside of the run and end behind it.
-        let searched = &self.text[at..(end + text.len()).min(self.text.len())];
-        memmem::find(searched, text).map_or(end, |found| end.min(at + found))
-    }
-
-    /// Most texts are short and differ in the first byte: not worth a call to compare memory.
     #[inline]
-    fn has_text(&self, text: &[u8], at: usize) -> bool {
-        let there = self.text.get(at..at + text.len());
-        there.is_some_and(|there| there.iter().zip(text).all(|(a, b)| a == b))
+    fn longest(&self, run: &Run, at: usize) -> usize {
+        let end = self.program.sets[run.set].run(self.text, at);
+        let Some(unless) = &run.unless else { return end };
+        // The text may begin inside of the run and end behind it.
+        let searched = &self.text[at..(end + unless.len()).min(self.text.len())];
+        memmem::find(searched, unless).map_or(end, |found| end.min(at + found))
     }
 
     fn character(&self, at: usize) -> Option<char> {
@@ -501,7 +609,7 @@ impl Machine<'_> {
     fn back(&self, mut at: usize, count: usize) -> Option<usize> {
         for _ in 0..count {
             at = at.checked_sub(1)?;
-            while !self.is_boundary(at) {
+            while !is_boundary(self.text, at) {
                 at -= 1;
             }
         }
@@ -513,12 +621,7 @@ impl Machine<'_> {
         self.character(at).map(|c| at + c.len_utf8())
     }
 
-    /// Whether a character begins at `at`. The text's begin is a boundary, so that going back always ends.
-    #[inline]
-    fn is_boundary(&self, at: usize) -> bool {
-        self.text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80)
-    }
-
+    #[inline(never)]
     fn holds(&self, assertion: Assertion, at: usize) -> bool {
         let last = self.text.len();
         let word = |c: Option<char>| c.is_some_and(is_word);
@@ -535,12 +638,13 @@ impl Machine<'_> {
         }
     }
 
+    #[inline(never)]
     fn back_reference(&self, group: usize, ignore_case: bool, at: usize) -> Option<usize> {
         let (start, end) = (self.scratch.slots[2 * group], self.scratch.slots[2 * group + 1]);
         if start == NOWHERE || end == NOWHERE {
             return None;
         }
-        let referred = &self.text[start..end];
+        let referred = &self.text[start as usize..end as usize];
         let rest = &self.text[at..];
         if !ignore_case {
             return rest.starts_with(referred).then(|| at + referred.len());
@@ -557,7 +661,20 @@ impl Machine<'_> {
     }
 }
 
+/// Whether `wanted` stands at `at`.
+#[inline]
+fn has_text(text: &[u8], wanted: &[u8], at: usize) -> bool {
+    text.get(at..at + wanted.len()).is_some_and(|there| there == wanted)
+}
+
+/// Whether a character begins at `at`. The text's begin is a boundary, so that going back always ends.
+#[inline]
+fn is_boundary(text: &[u8], at: usize) -> bool {
+    text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80)
+}
+
 /// What a run from `start` to `end` costs, in steps.
 fn charge(start: usize, end: usize) -> u32 {
-    u32::try_from((end - start) / RUN_PER_STEP).unwrap_or(u32::MAX)
+    // The text is shorter than 4 GiB.
+    ((end - start) / RUN_PER_STEP) as u32
 }

@@ -1,22 +1,31 @@
 //! One expression, compiled and searched for with Python's verdict; and many at once, for candidates.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
+use aho_corasick::packed;
 use anyhow::{Result, bail};
 use compact_str::CompactString;
 use regex_automata::{Input, MatchKind, PatternSet, meta, util::syntax::Config as Syntax};
+use smallvec::{SmallVec, smallvec};
 
 use super::{
-    candidate::{candidate, candidate_within, find_group},
+    candidate::{Finder, candidate, candidate_within, find_group},
     conditional::{decided, ways_of},
-    machine::{self, ABSENT, OverBudget, Span, Spans},
+    machine::{self, NOWHERE, OverBudget, Span, Spans},
     program::{self, Program},
     syntax::{self, Assertion, Expression, Node},
-    tags::{self, HostNames},
+    tags::{self, HostNames, option_name},
 };
+use crate::filter::name::Name;
 
 /// Memory that one automaton may take.
 const SIZE_LIMIT: usize = 64 << 20;
+
+/// A text that is shorter is in too many lines to be worth a look.
+const SHORTEST_NEEDLE: usize = 4;
+
+/// How many guesses are worth a try.
+const MOST_GUESSES: usize = 3;
 
 /// A group's name, or what it caught: short as a rule.
 pub(in crate::filter) type Text = CompactString;
@@ -25,31 +34,58 @@ pub(in crate::filter) type Text = CompactString;
 #[derive(Debug)]
 pub(in crate::filter) struct Pattern {
     node: Node,
-    names: Arc<Names>,
+    names: Names,
     program: Program,
 }
 
 /// The named groups and their numbers, in the order of their numbers.
 #[derive(Debug)]
 struct Names {
-    groups: Vec<(Text, usize)>,
-    /// Some are parts of others: `<F-ALT_…>`, `<F-TUPLE_…>`.
-    has_parts: bool,
+    groups: Vec<(Name, usize)>,
+    parts: Parts,
+}
+
+/// Groups that are parts of others, with what they are parts of, sorted by their names.
+#[derive(Debug, Default)]
+pub(in crate::filter) struct Parts {
+    /// `<F-ALT_…>`
+    pub(in crate::filter) alternatives: Vec<(Name, Name)>,
+    /// `<F-TUPLE_…>`
+    pub(in crate::filter) tuples: Vec<(Name, Name)>,
+}
+
+impl Parts {
+    fn of(groups: &[(Name, usize)]) -> Self {
+        let parts = |prefix: &str| {
+            let whole = |name: Name| Some((name, Name::new(&whole(name.text().strip_prefix(prefix)?))));
+            let mut parts: Vec<_> = groups.iter().filter_map(|(name, _)| whole(*name)).collect();
+            parts.sort_unstable_by_key(|(part, _)| part.text());
+            parts
+        };
+        Self { alternatives: parts("alt_"), tuples: parts("tuple_") }
+    }
+}
+
+/// `user_1` → `user`
+fn whole(name: &str) -> String {
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let numbered = stem.len() < name.len() && stem.ends_with('_');
+    option_name(if numbered { &stem[..stem.len() - 1] } else { name })
 }
 
 /// Where an expression matched, and its groups.
 #[derive(Clone, Debug)]
 pub(in crate::filter) struct Captured<'t> {
     text: &'t str,
-    names: Arc<Names>,
-    /// By number; 0 is the whole match.
+    names: &'t Names,
+    /// 0 is the whole match.
     spans: Spans,
 }
 
 impl<'t> Captured<'t> {
     pub(in crate::filter) fn span(&self, index: usize) -> Span {
-        let (start, end) = *self.spans.get(index).filter(|span| **span != ABSENT)?;
-        Some((start as usize, end as usize))
+        let span = self.spans.get(2 * index..2 * index + 2)?;
+        (!span.contains(&NOWHERE)).then(|| (span[0] as usize, span[1] as usize))
     }
 
     pub(in crate::filter) fn get(&self, index: usize) -> Option<&'t str> {
@@ -57,19 +93,19 @@ impl<'t> Captured<'t> {
         self.text.get(start..end)
     }
 
-    pub(in crate::filter) fn name(&self, name: &str) -> Option<&'t str> {
+    pub(in crate::filter) fn name(&self, name: Name) -> Option<&'t str> {
         let (start, end) = self.name_span(name)?;
         self.text.get(start..end)
     }
 
-    pub(in crate::filter) fn name_span(&self, name: &str) -> Option<(usize, usize)> {
-        let (_, index) = self.names.groups.iter().find(|(known, _)| known == name)?;
+    pub(in crate::filter) fn name_span(&self, name: Name) -> Option<(usize, usize)> {
+        let (_, index) = self.names.groups.iter().find(|(known, _)| *known == name)?;
         self.span(*index)
     }
 
     /// The named groups, in the order of their numbers.
-    pub(in crate::filter) fn named(&self) -> impl Iterator<Item = (&Text, Option<&'t str>)> {
-        self.names.groups.iter().map(|(name, index)| (name, self.get(*index)))
+    pub(in crate::filter) fn named(&self) -> impl Iterator<Item = (Name, Option<&'t str>)> {
+        self.names.groups.iter().map(|(name, index)| (*name, self.get(*index)))
     }
 
     /// How many named groups there are.
@@ -77,9 +113,9 @@ impl<'t> Captured<'t> {
         self.names.groups.len()
     }
 
-    /// Whether some groups are parts of others.
-    pub(in crate::filter) fn has_parts(&self) -> bool {
-        self.names.has_parts
+    /// Which groups are parts of others.
+    pub(in crate::filter) fn parts(&self) -> &Parts {
+        &self.names.parts
     }
 }
 
@@ -106,50 +142,51 @@ impl Pattern {
     fn compile(expression: Expression) -> Result<Self> {
         let node = decided(&expression.node);
         let program = Program::new(&node, expression.groups)?;
-        let is_part = |(name, _): &(String, usize)| name.starts_with("alt_") || name.starts_with("tuple_");
-        let has_parts = expression.names.iter().any(is_part);
-        let groups = expression.names.into_iter().map(|(name, index)| (name.into(), index)).collect();
-        Ok(Self { node, names: Arc::new(Names { groups, has_parts }), program })
+        let named = |(name, index): &(String, usize)| (Name::new(name), *index);
+        let groups: Vec<_> = expression.names.iter().map(named).collect();
+        let parts = Parts::of(&groups);
+        Ok(Self { node, names: Names { groups, parts }, program })
     }
 
-    pub(in crate::filter) fn has_group(&self, name: &str) -> bool {
+    pub(in crate::filter) fn has_group(&self, name: Name) -> bool {
         self.group(name).is_some()
     }
 
-    fn group(&self, name: &str) -> Option<usize> {
-        self.names.groups.iter().find(|(known, _)| known == name).map(|(_, index)| *index)
+    /// Whether some of its groups have a name in common with those of `other`.
+    pub(in crate::filter) fn shares_names(&self, other: &Self) -> bool {
+        self.names.groups.iter().any(|(name, _)| other.has_group(*name))
     }
 
-    pub(in crate::filter) fn search<'t>(&self, text: &'t str) -> Result<Option<Captured<'t>>, OverBudget> {
+    fn group(&self, name: Name) -> Option<usize> {
+        self.names.groups.iter().find(|(known, _)| *known == name).map(|(_, index)| *index)
+    }
+
+    pub(in crate::filter) fn search<'t>(&'t self, text: &'t str) -> Result<Option<Captured<'t>>, OverBudget> {
         self.search_from(text, 0)
     }
 
     /// The first match that starts at `from` or later.
     pub(in crate::filter) fn search_from<'t>(
-        &self,
+        &'t self,
         text: &'t str,
         from: usize,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        self.search_ways(text, from, 0)
+        let spans = machine::search(&self.program, text, from, 0)?;
+        Ok(spans.map(|spans| Captured { text, names: &self.names, spans }))
     }
 
-    /// As told by a [`Candidate`].
+    /// As told by a [`Candidate`]. A mere guess is not worth many steps.
     pub(in crate::filter) fn search_as<'t>(
-        &self,
+        &'t self,
         text: &'t str,
         candidate: Candidate,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        self.search_ways(text, 0, candidate.first_way)
-    }
-
-    fn search_ways<'t>(
-        &self,
-        text: &'t str,
-        from: usize,
-        first_way: u32,
-    ) -> Result<Option<Captured<'t>>, OverBudget> {
-        let spans = machine::search(&self.program, text, from, first_way)?;
-        Ok(spans.map(|spans| Captured { text, names: self.names.clone(), spans }))
+        let spans = if candidate.is_guess {
+            machine::search_briefly(&self.program, text, candidate.first_way)?
+        } else {
+            machine::search(&self.program, text, 0, candidate.first_way)?
+        };
+        Ok(spans.map(|spans| Captured { text, names: &self.names, spans }))
     }
 }
 
@@ -160,12 +197,14 @@ pub(in crate::filter) struct Candidate {
     pub(in crate::filter) index: usize,
     /// The ways of matching before this one are known to fail.
     first_way: u32,
+    /// Only some plain text was looked for.
+    pub(in crate::filter) is_guess: bool,
 }
 
 impl Candidate {
     /// Of which nothing more is known.
     pub(in crate::filter) fn plain(index: usize) -> Self {
-        Self { index, first_way: 0 }
+        Self { index, first_way: 0, is_guess: false }
     }
 }
 
@@ -174,16 +213,18 @@ impl Candidate {
 pub(in crate::filter) struct Set {
     /// All can only match at the text's begin.
     is_anchored: bool,
-    /// Tells the first that may match, if they are anchored. This one and the next are made when the first line needs
-    /// them: a jail may wait long for it. `None` if they do not fit into one.
-    first: OnceLock<Option<meta::Regex>>,
-    /// Tells all that may match.
-    all: OnceLock<Option<meta::Regex>>,
-    /// What they are made of: every way of every expression, in order.
-    texts: Vec<String>,
+    /// What finds every way of every expression, in order.
+    finders: Vec<Finder>,
     ways: Vec<Candidate>,
     /// How many expressions there are.
     len: usize,
+    /// Finds texts of which every match has one. This and the next are made when they are needed. `None` if there are
+    /// none, or if they do not fit into one.
+    needles: OnceLock<Option<Needles>>,
+    /// Tells the first that may match, if they are anchored.
+    first: OnceLock<Option<meta::Regex>>,
+    /// Tells all that may match.
+    all: OnceLock<Option<meta::Regex>>,
 }
 
 impl Set {
@@ -191,44 +232,62 @@ impl Set {
         let nodes: Vec<_> = patterns.into_iter().map(|pattern| &pattern.node).collect();
         let is_anchored = nodes.iter().all(|node| program::is_anchored(node));
         let ways = nodes.iter().enumerate().flat_map(|(index, node)| numbered_ways(index, node));
-        let (ways, texts) = ways.map(|(way, node)| (way, candidate(&node))).unzip();
-        Self::of(texts, ways, nodes.len(), is_anchored)
+        let (ways, finders) = ways.map(|(way, node)| (way, candidate(&node))).unzip();
+        Self::of(finders, ways, nodes.len(), is_anchored)
     }
 
     /// Of expressions that are shown what the group `content` of `outer` matched, for whole lines. `None` if whole
     /// lines cannot tell.
-    pub(in crate::filter) fn within(outer: &Pattern, content: &str, patterns: &[Pattern]) -> Option<Self> {
+    pub(in crate::filter) fn within(outer: &Pattern, content: Name, patterns: &[Pattern]) -> Option<Self> {
         let content = outer.group(content)?;
         if program::may_be_empty(find_group(&outer.node, content)?) {
             return None;
         }
         let ways =
             patterns.iter().enumerate().flat_map(|(index, pattern)| numbered_ways(index, &pattern.node));
-        let texts = ways.map(|(way, node)| Some((way, candidate_within(&outer.node, content, &node)?)));
-        let (ways, texts) = texts.collect::<Option<Vec<_>>>()?.into_iter().unzip();
-        Some(Self::of(texts, ways, patterns.len(), program::is_anchored(&outer.node)))
+        let finders = ways.map(|(way, node)| Some((way, candidate_within(&outer.node, content, &node)?)));
+        let (ways, finders) = finders.collect::<Option<Vec<_>>>()?.into_iter().unzip();
+        Some(Self::of(finders, ways, patterns.len(), program::is_anchored(&outer.node)))
     }
 
-    fn of(texts: Vec<String>, ways: Vec<Candidate>, len: usize, is_anchored: bool) -> Self {
-        Self { is_anchored, first: OnceLock::new(), all: OnceLock::new(), texts, ways, len }
+    fn of(finders: Vec<Finder>, ways: Vec<Candidate>, len: usize, is_anchored: bool) -> Self {
+        let [first, all] = [(); 2].map(|()| OnceLock::new());
+        Self { is_anchored, finders, ways, len, needles: OnceLock::new(), first, all }
+    }
+
+    /// What may match `text` at a first look; `None` if nothing does. Most lines are over with that.
+    pub(in crate::filter) fn guess(&self, text: &str) -> Option<Guess> {
+        if let Some(needles) = self.needles.get_or_init(|| Needles::new(&self.finders)) {
+            let mut candidates: SmallVec<[Candidate; 4]> = needles
+                .ways(text)
+                .into_iter()
+                .map(|way| Candidate { is_guess: true, ..self.ways[way] })
+                .collect();
+            candidates.dedup_by_key(|candidate| candidate.index);
+            return (!candidates.is_empty()).then_some(Guess { candidates, is_all: true });
+        }
+        let candidates = smallvec![self.first(text)?];
+        Some(Guess { candidates, is_all: false })
     }
 
     /// The first of the list that may match `text`, or one that is no later than the first.
-    pub(in crate::filter) fn first(&self, text: &str) -> Option<Candidate> {
+    fn first(&self, text: &str) -> Option<Candidate> {
         // To find one takes a fraction of the time that it takes to find all, and it is nearly always the one.
-        let make = || automaton(&self.texts, MatchKind::LeftmostFirst);
+        let make = || self.automaton(MatchKind::LeftmostFirst);
         if self.is_anchored
             && let Some(first) = self.first.get_or_init(make)
         {
             return Some(self.ways[first.search_half(&Input::new(text))?.pattern().as_usize()]);
         }
-        let may_match = self.automaton().is_none_or(|automaton| automaton.is_match(text));
+        let may_match = self.all_automaton().is_none_or(|automaton| automaton.is_match(text));
         may_match.then_some(Candidate::plain(0))
     }
 
     /// All that may match `text`, in order.
     pub(in crate::filter) fn all(&self, text: &str) -> Vec<Candidate> {
-        let Some(automaton) = self.automaton() else { return (0..self.len).map(Candidate::plain).collect() };
+        let Some(automaton) = self.all_automaton() else {
+            return (0..self.len).map(Candidate::plain).collect();
+        };
         let mut found = PatternSet::new(self.ways.len());
         automaton.which_overlapping_matches(&Input::new(text), &mut found);
         let mut candidates: Vec<_> = found.iter().map(|way| self.ways[way.as_usize()]).collect();
@@ -236,59 +295,128 @@ impl Set {
         candidates
     }
 
-    fn automaton(&self) -> Option<&meta::Regex> {
-        self.all.get_or_init(|| automaton(&self.texts, MatchKind::All)).as_ref()
+    fn all_automaton(&self) -> Option<&meta::Regex> {
+        self.all.get_or_init(|| self.automaton(MatchKind::All)).as_ref()
     }
+
+    /// `None` if it would be too large.
+    fn automaton(&self, kind: MatchKind) -> Option<meta::Regex> {
+        let config =
+            meta::Regex::config().utf8_empty(false).match_kind(kind).nfa_size_limit(Some(SIZE_LIMIT));
+        let texts: Vec<_> = self.finders.iter().map(|finder| &finder.text).collect();
+        meta::Regex::builder().syntax(bytes()).configure(config).build_many(&texts).ok()
+    }
+}
+
+/// Bytes, not characters.
+fn bytes() -> Syntax {
+    Syntax::new().unicode(false).utf8(false)
 }
 
 /// The ways of an expression, numbered.
 fn numbered_ways(index: usize, node: &Node) -> impl Iterator<Item = (Candidate, Node)> + use<> {
-    (0..).zip(ways_of(node)).map(move |(first_way, node)| (Candidate { index, first_way }, node))
+    let candidate = move |first_way| Candidate { first_way, ..Candidate::plain(index) };
+    (0..).map(candidate).zip(ways_of(node))
 }
 
-/// `None` if it would be too large.
-fn automaton(texts: &[String], kind: MatchKind) -> Option<meta::Regex> {
-    let config = meta::Regex::config().utf8_empty(false).match_kind(kind).nfa_size_limit(Some(SIZE_LIMIT));
-    let syntax = Syntax::new().unicode(false).utf8(false);
-    meta::Regex::builder().syntax(syntax).configure(config).build_many(texts).ok()
+/// Plain texts of which every match has one in it.
+#[derive(Debug)]
+struct Needles {
+    searcher: packed::Searcher,
+    /// For each text, the ways that have it, or a part of it.
+    ways: Vec<Vec<usize>>,
+}
+
+impl Needles {
+    /// `None` if a match may have none in it, or if they are too many.
+    fn new(finders: &[Finder]) -> Option<Self> {
+        let is_short = |needle: &String| needle.len() < SHORTEST_NEEDLE;
+        if finders.iter().any(|finder| finder.needles.is_empty() || finder.needles.iter().any(is_short)) {
+            return None;
+        }
+        let mut needles: Vec<_> = finders.iter().flat_map(|finder| &finder.needles).collect();
+        needles.sort_unstable();
+        needles.dedup();
+        let ways = needles.iter().map(|text| {
+            let has = |finder: &Finder| finder.needles.iter().any(|needle| text.contains(needle));
+            (0..finders.len()).filter(|way| has(&finders[*way])).collect()
+        });
+        let ways = ways.collect();
+        let mut config = packed::Config::new();
+        let searcher =
+            config.match_kind(packed::MatchKind::LeftmostLongest).builder().extend(needles).build()?;
+        Some(Self { searcher, ways })
+    }
+
+    /// The ways whose text is in `text`, in order.
+    fn ways(&self, text: &str) -> SmallVec<[usize; 8]> {
+        let mut ways = SmallVec::new();
+        let mut from = 0;
+        while let Some(found) = self.searcher.find_in(text.as_bytes(), (from..text.len()).into()) {
+            ways.extend_from_slice(&self.ways[found.pattern().as_usize()]);
+            // The next one may overlap it.
+            from = found.start() + 1;
+        }
+        ways.sort_unstable();
+        ways.dedup();
+        ways
+    }
+}
+
+/// The expressions that may match a text at a first look, in order.
+pub(in crate::filter) struct Guess {
+    candidates: SmallVec<[Candidate; 4]>,
+    /// No others can match.
+    is_all: bool,
 }
 
 /// The expressions that are worth running, one after the other.
 pub(in crate::filter) struct Candidates<'s> {
     set: &'s Set,
+    guess: Guess,
     state: State,
 }
 
 enum State {
-    /// This one is tried first: nothing before it can match.
-    First(Candidate),
-    /// That one was tried; those behind it are not known yet.
-    Behind(usize),
+    /// So many of the guess were tried.
+    Guessing(usize),
+    /// Those from this one on are not known yet.
+    From(usize),
     Listed(std::vec::IntoIter<Candidate>),
 }
 
 impl<'s> Candidates<'s> {
-    pub(in crate::filter) fn new(set: &'s Set, first: Candidate) -> Self {
-        Self { set, state: State::First(first) }
+    pub(in crate::filter) fn new(set: &'s Set, guess: Guess) -> Self {
+        Self { set, guess, state: State::Guessing(0) }
     }
 
     /// The next one for `text`, which is always the same.
     pub(in crate::filter) fn next(&mut self, text: &str) -> Option<Candidate> {
-        match &mut self.state {
-            State::First(first) => {
-                let first = *first;
-                self.state = State::Behind(first.index);
-                Some(first)
+        loop {
+            match &mut self.state {
+                State::Guessing(tried) => match self.guess.candidates.get(*tried) {
+                    Some(candidate) if *tried < MOST_GUESSES => {
+                        *tried += 1;
+                        return Some(*candidate);
+                    }
+                    None if self.guess.is_all => return None,
+                    // A line that was made to look like many is not worth a guess.
+                    _ => self.state = State::From(self.guess.candidates[*tried - 1].index + 1),
+                },
+                State::From(index) => {
+                    let mut others = self.set.all(text);
+                    others.retain(|candidate| candidate.index >= *index);
+                    self.state = State::Listed(others.into_iter());
+                }
+                State::Listed(left) => return left.next(),
             }
-            State::Behind(index) => {
-                let mut others = self.set.all(text);
-                others.retain(|candidate| candidate.index > *index);
-                let mut others = others.into_iter();
-                let next = others.next();
-                self.state = State::Listed(others);
-                next
-            }
-            State::Listed(left) => left.next(),
+        }
+    }
+
+    /// The last guess took too long: it has to be confirmed first.
+    pub(in crate::filter) fn unanswered(&mut self) {
+        if let State::Guessing(tried) = self.state {
+            self.state = State::From(self.guess.candidates[tried - 1].index);
         }
     }
 }

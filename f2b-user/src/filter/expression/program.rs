@@ -4,7 +4,8 @@
 use anyhow::{Result, bail};
 
 use super::{
-    chars::CharSet,
+    candidate::plain_texts,
+    chars::{self, CharSet, Table},
     syntax::{Assertion, Class, Item, Node, Repetition},
 };
 
@@ -17,46 +18,143 @@ const FORESIGHT: u32 = 32;
 
 /// What can come next at a step. Characters beyond ASCII always can.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Begins {
+struct Begins {
     /// ASCII characters, a bit each.
-    pub(super) ascii: u128,
+    ascii: u128,
     /// The text can end.
-    pub(super) end: bool,
+    end: bool,
 }
 
 impl Begins {
-    pub(super) const ANYTHING: Self = Self { ascii: u128::MAX, end: true };
+    const ANYTHING: Self = Self { ascii: u128::MAX, end: true };
 
     fn or(self, other: Self) -> Self {
         Self { ascii: self.ascii | other.ascii, end: self.end || other.end }
+    }
+
+    fn allows(self, byte: u8) -> bool {
+        !byte.is_ascii() || self.ascii >> byte & 1 != 0
+    }
+}
+
+/// What can come next, as a bit of a [`Foresight`] table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Next {
+    table: u16,
+    bit: u8,
+}
+
+impl Next {
+    const ANYTHING: Self = Self { table: 0, bit: 0 };
+}
+
+/// Eight questions in one table: a bit of each for each byte.
+#[derive(Debug)]
+struct Eight {
+    bytes: [u8; 256],
+    end: u8,
+    asked: Vec<Begins>,
+}
+
+/// What can come next at all places that ask for it.
+#[derive(Debug, Default)]
+pub(super) struct Foresight(Vec<Eight>);
+
+impl Foresight {
+    /// Whether what can come comes at this place.
+    #[inline]
+    pub(super) fn comes(&self, next: Next, text: &[u8], at: usize) -> bool {
+        self.bits(next.table, text, at) & next.bit != 0
+    }
+
+    /// The same for two questions of one table.
+    #[inline]
+    pub(super) fn both_come(&self, [first, second]: [Next; 2], text: &[u8], at: usize) -> (bool, bool) {
+        let bits = self.bits(first.table, text, at);
+        (bits & first.bit != 0, bits & second.bit != 0)
+    }
+
+    #[inline]
+    fn bits(&self, table: u16, text: &[u8], at: usize) -> u8 {
+        let table = &self.0[usize::from(table)];
+        text.get(at).map_or(table.end, |byte| table.bytes[usize::from(*byte)])
+    }
+
+    /// These questions in one table.
+    fn ask<const N: usize>(&mut self, wanted: [Begins; N]) -> [Next; N] {
+        let missing = |table: &Eight| wanted.iter().filter(|begins| !table.asked.contains(begins)).count();
+        let fits = |table: &Eight| table.asked.len() + missing(table) <= 8;
+        let table = self.0.iter().position(fits).unwrap_or_else(|| {
+            self.0.push(Eight { bytes: [0; 256], end: 0, asked: Vec::new() });
+            self.0.len() - 1
+        });
+        wanted.map(|begins| Next { table: table as u16, bit: 1 << self.0[table].number(begins) })
+    }
+}
+
+impl Eight {
+    fn number(&mut self, begins: Begins) -> usize {
+        if let Some(known) = self.asked.iter().position(|asked| *asked == begins) {
+            return known;
+        }
+        let number = self.asked.len();
+        self.asked.push(begins);
+        for (byte, bits) in (0..=u8::MAX).zip(&mut self.bytes) {
+            *bits |= u8::from(begins.allows(byte)) << number;
+        }
+        self.end |= u8::from(begins.end) << number;
+        number
+    }
+}
+
+/// A repetition of one set.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) set: usize,
+    pub(super) min: u32,
+    /// `u32::MAX`: without end.
+    pub(super) max: u32,
+    pub(super) kind: Repetition,
+    /// Greedy, with no text that stops it.
+    pub(super) is_plain: bool,
+    /// It stops before this text: `(?:(?!text).)*`.
+    pub(super) unless: Option<Box<[u8]>>,
+    /// What can come behind it.
+    pub(super) next: Next,
+    /// The byte that must, if it is known.
+    pub(super) next_byte: Option<u8>,
+    /// How many steps on the program goes on when it has found what comes next: a step that asks for nothing but the
+    /// next byte is done then.
+    pub(super) stride: u8,
+    /// What can come behind the one character that follows, if it is one.
+    pub(super) after_next: Next,
+    /// What can come behind it is nothing of its own, in ASCII: of that it need give nothing back.
+    pub(super) keeps_ascii: bool,
+}
+
+impl Run {
+    /// The step and the place at which the program goes on behind this one, which is at `step` and has ended at `at`.
+    #[inline]
+    pub(super) fn goes_on(&self, step: usize, at: usize) -> (usize, usize) {
+        (step + usize::from(self.stride), at + usize::from(self.stride) - 1)
     }
 }
 
 #[derive(Debug)]
 pub(super) enum Step {
+    /// This character.
+    Byte(u8),
     /// This text.
     Text(Box<[u8]>),
     /// One character of the set.
     One(usize),
-    /// From `min` to `max` characters of the set. `next` can come behind them; `next_byte` must, if it is known.
-    Run {
-        set: usize,
-        min: u32,
-        max: u32,
-        kind: Repetition,
-        next: Begins,
-        next_byte: Option<u8>,
-        /// What can come behind the one character that follows, if it is one.
-        after_next: Begins,
-        /// It stops before this text: `(?:(?!text).)*`.
-        unless: Option<Box<[u8]>>,
-    },
-    /// Goes on at `first`, and if that fails at `second`.
+    /// Characters of one set: the run of this number.
+    Run(usize),
+    /// Goes on at `first`, and if that fails at `second`. `next`: what can come at both, in one table.
     Split {
-        first: usize,
-        second: usize,
-        /// What can come next at both.
-        begins: [Begins; 2],
+        first: u32,
+        second: u32,
+        next: [Next; 2],
     },
     Jump(usize),
     /// Remembers the place as a group's begin or end.
@@ -82,8 +180,14 @@ pub(super) enum Step {
         group: usize,
         otherwise: usize,
     },
-    /// The ways up to this number begin here.
-    Way(u32),
+    /// The ways up to this number begin here. They need this text, which others beside them do not.
+    Way {
+        last: u32,
+        needs: Option<Box<[u8]>>,
+    },
+    /// Different things come here. What failed here once does not become right because another one comes here with it,
+    /// so the place of the last failure is remembered, under this number.
+    Join(usize),
     /// Remembers where an iteration began, in a register.
     Begin(usize),
     /// Ends a loop whose iteration took nothing.
@@ -98,9 +202,12 @@ pub(super) enum Step {
 pub(super) struct Program {
     pub(super) steps: Vec<Step>,
     pub(super) sets: Vec<CharSet>,
+    pub(super) runs: Vec<Run>,
+    pub(super) foresight: Foresight,
     /// Groups, counting the whole match.
     pub(super) groups: usize,
     pub(super) registers: usize,
+    pub(super) joins: usize,
     /// The groups that conditionals ask about.
     pub(super) conditions: Vec<usize>,
     /// What follows a place depends on nothing but the place and the conditions: no back-references.
@@ -108,7 +215,7 @@ pub(super) struct Program {
     /// It can only match at the text's begin.
     pub(super) is_anchored: bool,
     /// The ASCII characters that a match can begin with; anything beyond ASCII always can. `None`: nothing is known.
-    pub(super) first: Option<u128>,
+    pub(super) first: Option<Box<Table>>,
 }
 
 impl Program {
@@ -119,7 +226,11 @@ impl Program {
         let mut compiler = Compiler {
             steps: Vec::new(),
             sets: Vec::new(),
+            runs: Vec::new(),
+            foresight: Foresight::default(),
             registers: 0,
+            joins: 0,
+            depth: 0,
             conditions: Vec::new(),
             is_memorable: true,
         };
@@ -127,16 +238,22 @@ impl Program {
         compiler.node(node)?;
         compiler.emit(Step::Save(1))?;
         compiler.emit(Step::Match)?;
+        if !compiler.is_memorable || !compiler.conditions.is_empty() {
+            compiler.forget_joins();
+        }
         compiler.foresee();
         Ok(Self {
             steps: compiler.steps,
             sets: compiler.sets,
+            runs: compiler.runs,
+            foresight: compiler.foresight,
             groups: groups + 1,
             registers: compiler.registers,
+            joins: compiler.joins,
             is_memorable: compiler.is_memorable && compiler.conditions.len() <= MAX_CONDITIONS,
             conditions: compiler.conditions,
             is_anchored: is_anchored(node),
-            first: (!first.may_be_empty).then_some(first.ascii),
+            first: (!first.may_be_empty).then(|| Box::new(chars::table(first.ascii))),
         })
     }
 }
@@ -144,7 +261,12 @@ impl Program {
 struct Compiler {
     steps: Vec<Step>,
     sets: Vec<CharSet>,
+    runs: Vec<Run>,
+    foresight: Foresight,
     registers: usize,
+    joins: usize,
+    /// In how many repetitions, look-arounds and atomic groups it is.
+    depth: u32,
     conditions: Vec<usize>,
     is_memorable: bool,
 }
@@ -192,7 +314,7 @@ impl Compiler {
             Node::Look { behind, negative, node } => {
                 let width = if *behind { Some(width(node)?) } else { None };
                 let look = self.emit(Step::Match)?;
-                self.node(node)?;
+                self.deeper(|compiler| compiler.node(node))?;
                 self.emit(Step::Match)?;
                 self.steps[look] = Step::Look { behind: width, negative: *negative, end: self.here() };
             }
@@ -215,14 +337,18 @@ impl Compiler {
                 self.emit(Step::Assert(*assertion))?;
             }
             Node::Way(last) => {
-                self.emit(Step::Way(*last))?;
+                self.emit(Step::Way { last: *last, needs: None })?;
             }
         }
         Ok(())
     }
 
     fn text(&mut self, text: String) -> Result<()> {
-        self.emit(Step::Text(text.into_bytes().into())).map(drop)
+        let step = match *text.as_bytes() {
+            [byte] => Step::Byte(byte),
+            ref bytes => Step::Text(bytes.into()),
+        };
+        self.emit(step).map(drop)
     }
 
     /// Characters that stand side by side become one text.
@@ -246,11 +372,11 @@ impl Compiler {
         let mut jumps = Vec::new();
         for (at, branch) in branches.iter().enumerate() {
             if at + 1 == branches.len() {
-                self.node(branch)?;
+                self.branch(branch, branches)?;
                 break;
             }
             let split = self.emit(Step::Match)?;
-            self.node(branch)?;
+            self.branch(branch, branches)?;
             jumps.push(self.emit(Step::Match)?);
             self.steps[split] = split_into(split + 1, self.here());
         }
@@ -258,12 +384,48 @@ impl Compiler {
         for jump in jumps {
             self.steps[jump] = Step::Jump(end);
         }
+        // Only texts of different kinds can be the same text.
+        if self.depth == 0 && branches.iter().filter(|branch| has_repetition(branch)).count() > 1 {
+            self.emit(Step::Join(self.joins))?;
+            self.joins += 1;
+        }
         Ok(())
+    }
+
+    fn branch(&mut self, branch: &Node, branches: &[Node]) -> Result<()> {
+        let way = self.here();
+        self.node(branch)?;
+        if let Some(Step::Way { needs, .. }) = self.steps.get_mut(way) {
+            let others: Vec<_> = branches.iter().filter(|other| *other != branch).map(plain_texts).collect();
+            let has = |texts: &Vec<String>, text: &String| texts.iter().any(|other| other.contains(text));
+            let own = plain_texts(branch).into_iter();
+            let own = own.filter(|text| !others.iter().all(|other| has(other, text)));
+            *needs = own.max_by_key(String::len).map(|text| text.into_bytes().into());
+        }
+        Ok(())
+    }
+
+    /// What happens inside of a repetition, a look-around or an atomic group.
+    fn deeper(&mut self, inside: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        self.depth += 1;
+        inside(self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// For where failing depends on more than the place.
+    fn forget_joins(&mut self) {
+        for at in 0..self.steps.len() {
+            if matches!(self.steps[at], Step::Join(_)) {
+                self.steps[at] = Step::Jump(at + 1);
+            }
+        }
+        self.joins = 0;
     }
 
     fn atomic(&mut self, body: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let atomic = self.emit(Step::Match)?;
-        body(self)?;
+        self.deeper(body)?;
         self.emit(Step::Match)?;
         self.steps[atomic] = Step::Atomic { end: self.here() };
         Ok(())
@@ -274,18 +436,48 @@ impl Compiler {
             && (unless.is_none() || max.is_none())
         {
             let set = self.set(class);
-            let (max, next) = (max.unwrap_or(u32::MAX), Begins::ANYTHING);
-            return self
-                .emit(Step::Run { set, min, max, kind, next, next_byte: None, after_next: next, unless })
-                .map(drop);
+            let (max, next) = (max.unwrap_or(u32::MAX), Next::ANYTHING);
+            let (next_byte, after_next, keeps_ascii, stride) = (None, next, false, 1);
+            let is_plain = kind == Repetition::Greedy && unless.is_none();
+            self.runs.push(Run {
+                set,
+                min,
+                max,
+                kind,
+                is_plain,
+                unless,
+                next,
+                next_byte,
+                stride,
+                after_next,
+                keeps_ascii,
+            });
+            return self.emit(Step::Run(self.runs.len() - 1)).map(drop);
         }
         if kind == Repetition::Possessive {
             return self.atomic(|compiler| compiler.repeat(node, min, max, Repetition::Greedy));
         }
         let nullable = may_be_empty(node);
         let Some(max) = max else {
-            return self.repeat_for_ever(node, min, kind, nullable);
+            return self.deeper(|compiler| compiler.repeat_for_ever(node, min, kind, nullable));
         };
+        if max == 1 {
+            return self.maybe(node, min, kind);
+        }
+        self.deeper(|compiler| compiler.repeat_often(node, min, max, kind))
+    }
+
+    fn maybe(&mut self, node: &Node, min: u32, kind: Repetition) -> Result<()> {
+        if min == 1 {
+            return self.node(node);
+        }
+        let split = self.emit(Step::Match)?;
+        self.node(node)?;
+        self.steps[split] = choice(kind, split + 1, self.here());
+        Ok(())
+    }
+
+    fn repeat_often(&mut self, node: &Node, min: u32, max: u32, kind: Repetition) -> Result<()> {
         for _ in 0..min {
             self.node(node)?;
         }
@@ -333,24 +525,26 @@ impl Compiler {
         Ok(())
     }
 
-    /// Tells each run and each choice what can come next, so that the machine need not try what cannot.
+    /// Tells each run and each split what can come next, so that the machine need not try what cannot.
     fn foresee(&mut self) {
         for at in 0..self.steps.len() {
             match self.steps[at] {
-                Step::Run { .. } => {
+                Step::Run(run) => {
                     let (behind, byte) = (self.begins(at + 1), self.next_byte(at + 1));
                     let then = match self.steps[at + 1] {
                         Step::One(_) => self.begins(at + 2),
                         _ => Begins::ANYTHING,
                     };
-                    if let Step::Run { next, next_byte, after_next, .. } = &mut self.steps[at] {
-                        (*next, *next_byte, *after_next) = (behind, byte, then);
-                    }
+                    let [next, after_next] = self.foresight.ask([behind, then]);
+                    let run = &mut self.runs[run];
+                    (run.next, run.next_byte, run.after_next) = (next, byte, after_next);
+                    run.stride = if matches!(self.steps[at + 1], Step::Byte(_)) { 2 } else { 1 };
+                    run.keeps_ascii = behind.ascii & self.sets[run.set].ascii() == 0;
                 }
                 Step::Split { first, second, .. } => {
-                    let both = [first, second].map(|way| self.begins(way));
-                    if let Step::Split { begins, .. } = &mut self.steps[at] {
-                        *begins = both;
+                    let both = self.foresight.ask([first, second].map(|way| self.begins(way as usize)));
+                    if let Step::Split { next, .. } = &mut self.steps[at] {
+                        *next = both;
                     }
                 }
                 _ => {}
@@ -370,21 +564,28 @@ impl Compiler {
         let characters = |ascii| Begins { ascii, end: false };
         let mut ahead = |at: usize| self.begins_within(at, foresight);
         match &self.steps[at] {
+            Step::Byte(byte) => characters(1 << byte),
             Step::Text(text) => {
                 characters(text.first().filter(|byte| byte.is_ascii()).map_or(0, |byte| 1 << byte))
             }
             Step::One(set) => characters(self.sets[*set].ascii()),
-            Step::Run { set, min: 0, .. } => characters(self.sets[*set].ascii()).or(ahead(at + 1)),
-            Step::Run { set, .. } => characters(self.sets[*set].ascii()),
-            Step::Split { first, second, .. } => ahead(*first).or(ahead(*second)),
+            Step::Run(run) => {
+                let Run { set, min, .. } = self.runs[*run];
+                let own = characters(self.sets[set].ascii());
+                if min == 0 { own.or(ahead(at + 1)) } else { own }
+            }
+            Step::Split { first, second, .. } => ahead(*first as usize).or(ahead(*second as usize)),
             Step::IfGroup { otherwise, .. } => ahead(at + 1).or(ahead(*otherwise)),
             Step::IfEmpty { end, .. } => ahead(at + 1).or(ahead(*end)),
             Step::Jump(to) => ahead(*to),
             Step::Assert(Assertion::End | Assertion::LineEnd) => Begins { ascii: 1 << b'\n', end: true },
             Step::Assert(Assertion::AbsoluteEnd) => Begins { ascii: 0, end: true },
-            Step::Save(_) | Step::Begin(_) | Step::Way(_) | Step::Assert(_) | Step::Atomic { .. } => {
-                ahead(at + 1)
-            }
+            Step::Save(_)
+            | Step::Begin(_)
+            | Step::Way { .. }
+            | Step::Join(_)
+            | Step::Assert(_)
+            | Step::Atomic { .. } => ahead(at + 1),
             Step::Look { end, .. } => ahead(*end),
             Step::BackReference { .. } | Step::Match => Begins::ANYTHING,
         }
@@ -395,8 +596,9 @@ impl Compiler {
         // Each jump leads ahead or into a loop; few are enough to see what comes.
         for _ in 0..8 {
             match self.steps.get(at)? {
+                Step::Byte(byte) => return Some(*byte),
                 Step::Text(text) => return text.first().copied(),
-                Step::Save(_) | Step::Begin(_) | Step::Way(_) => at += 1,
+                Step::Save(_) | Step::Begin(_) | Step::Way { .. } | Step::Join(_) => at += 1,
                 Step::Jump(to) => at = *to,
                 _ => return None,
             }
@@ -432,11 +634,22 @@ fn run_of(node: &Node) -> Option<(&Class, Option<Box<[u8]>>)> {
 }
 
 fn split_into(first: usize, second: usize) -> Step {
-    Step::Split { first, second, begins: [Begins::ANYTHING; 2] }
+    // There are no more than `MAX_STEPS`. What can come next is foreseen when all steps are there.
+    Step::Split { first: first as u32, second: second as u32, next: [Next::ANYTHING; 2] }
+}
+
+/// Whether texts of different lengths match it.
+fn has_repetition(node: &Node) -> bool {
+    match node {
+        Node::Repeat { .. } => true,
+        Node::Concat(nodes) | Node::Alternation(nodes) => nodes.iter().any(has_repetition),
+        Node::Group { node, .. } | Node::Atomic(node) => has_repetition(node),
+        _ => false,
+    }
 }
 
 /// The only character of a class.
-fn single(class: &Class) -> Option<char> {
+pub(super) fn single(class: &Class) -> Option<char> {
     match class.items[..] {
         [Item::Range(low, high)] if low == high && !class.negated => {
             let has_cases = class.ignore_case && (low.is_alphabetic() || !low.is_ascii());
