@@ -6,6 +6,7 @@ use std::{collections::VecDeque, hash::BuildHasher as _};
 
 use foldhash::fast::RandomState;
 use memchr::memchr_iter;
+use smallvec::SmallVec;
 
 use super::{
     date::{DateTemplate, Detector},
@@ -154,7 +155,7 @@ pub(super) enum Keep {
 pub(super) struct Connection {
     pub(super) groups: Groups,
     /// Sorted.
-    pub(super) users: Vec<Text>,
+    pub(super) users: SmallVec<[Text; 1]>,
     /// A failure was found, but nobody to charge it to.
     pub(super) pending: bool,
     /// The lines of its failures, if they are kept, and those that may become some.

@@ -272,7 +272,7 @@ impl Witness for Judge {
     fn prefix(&mut self, found: Option<&Captured<'_>>) {
         self.judgement.prefix = match found {
             None => Prefix::Missed,
-            Some(found) => Prefix::Matched(super::groups(found, None, true).into_pairs()),
+            Some(found) => Prefix::Matched(super::groups(found, None, true, Groups::default()).into_pairs()),
         };
         let content =
             found.and_then(|found| found.name_span(Name::CONTENT)).filter(|(start, end)| start < end);

@@ -486,7 +486,7 @@ impl Expressions {
             let found = prefregex.search(buffer)?;
             witness.prefix(found.as_ref());
             let Some(found) = found else { return Ok(()) };
-            common = groups(&found, Some(CONTENT), keeps_absent);
+            common = groups(&found, Some(CONTENT), keeps_absent, common);
             if let Some(part) = found.name(CONTENT).filter(|part| !part.is_empty()) {
                 if multiline {
                     context.buffer = vec![DatedLine::new(part, 0..0, "")];
@@ -529,7 +529,11 @@ impl Expressions {
             };
             if !ignored {
                 let mut all = if tries_all { common.clone() } else { take(&mut common) };
-                all.update(groups(&found, None, keeps_absent));
+                if keeps_absent {
+                    all.update(groups(&found, None, true, Groups::default()));
+                } else {
+                    all = groups(&found, None, false, all);
+                }
                 let line = context.line;
                 if let Some(conclusion) = self.conclude(context, all, matched, now, witness.wants_all()) {
                     let found = Found { failregex, captured: &found, text: buffer, line, time };
@@ -658,10 +662,13 @@ fn matched_and_rest(
 }
 
 /// The named groups of a match, with `<F-ALT_…>` and `<F-TUPLE_…>` merged into what they stand for
-/// (`Regex._getGroupsWithAlt`), all but `without`. Those that took no part are left out unless they count.
-fn groups(found: &Captured<'_>, without: Option<Name>, keeps_absent: bool) -> Groups {
+/// (`Regex._getGroupsWithAlt`), all but `without`, behind `groups` with other names. Those that took no part are left
+/// out unless they count.
+fn groups(found: &Captured<'_>, without: Option<Name>, keeps_absent: bool, mut groups: Groups) -> Groups {
     let parts = found.parts();
-    let mut groups = Groups(Vec::with_capacity(USUAL_GROUPS.max(found.named_count())));
+    if groups.0.is_empty() {
+        groups.0.reserve(USUAL_GROUPS);
+    }
     for (name, value) in found.named() {
         if (keeps_absent || value.is_some()) && without != Some(name) {
             groups.0.push((name, value.map(Text::new)));

@@ -147,6 +147,10 @@ pub(super) struct Detector {
     templates: Arc<Templates>,
     /// The last date that was read, because the lines of a busy second all have the same one.
     read: Option<Read>,
+    /// What was found in the last line, and in which second of the clock.
+    again: Option<(Found, i64)>,
+    /// What that line begins with, as far as it had anything to do with it.
+    seen: Vec<u8>,
 }
 
 /// A date that was read.
@@ -241,7 +245,8 @@ impl Detector {
             Entry { template, id, hits: 0, last_used: 0.0, distance: usize::MAX }
         };
         let entries = templates.list.iter().enumerate().map(entry).collect();
-        Self { entries, last: None, first_unused: 0, zone, templates, read: None }
+        let (last, read, again) = (None, None, None);
+        Self { entries, last, first_unused: 0, zone, templates, read, again, seen: Vec::new() }
     }
 
     /// The templates, in the order in which they are tried.
@@ -264,6 +269,10 @@ impl Detector {
 
     /// Finds the date of `line`, and the time it tells. `now` decides what the date leaves open.
     pub(super) fn find(&mut self, line: &str, now: f64) -> Option<Found> {
+        let second = now.floor() as i64;
+        if let Some(found) = self.find_again(line, second, now) {
+            return Some(found);
+        }
         let characters = Characters::of(line);
         let (index, captured) = self.search(characters)?;
         let (start, end) = captured.span(1).unwrap_or((line.len(), line.len()));
@@ -272,11 +281,40 @@ impl Detector {
             Ok((time, read)) => (Ok(time), read),
             Err(no_time) => (Err(no_time), None),
         };
+        let is_anchored = self.entries[index].template.is_anchored();
+        let was_there =
+            self.last.as_ref().is_some_and(|(last, was)| *last == index && (was.start, was.end) == place);
+        // What decides besides the match itself is the character behind it.
+        let reach = captured.reach().max(captured.span(0).map_or(0, |(_, end)| end + 4));
         if let Some(read) = read {
             self.read = Some(read);
         }
         self.learn(index, place, characters, now);
-        Some(Found { start, end, time })
+        let found = Found { start, end, time };
+        self.seen.clear();
+        // The next line is searched with this template first, and, if it may be anywhere, where it was.
+        let is_steady = is_anchored || was_there;
+        if is_steady
+            && place.0 < place.1
+            && let Some(head) = line.as_bytes().get(..reach)
+        {
+            self.seen.extend_from_slice(head);
+            self.again = Some((found, second));
+        }
+        Some(found)
+    }
+
+    /// What was found in the last line, if this one begins in the same way: the lines of a busy second do.
+    fn find_again(&mut self, line: &str, second: i64, now: f64) -> Option<Found> {
+        let (found, at) = self.again?;
+        if self.seen.is_empty() || at != second || !line.as_bytes().starts_with(&self.seen) {
+            return None;
+        }
+        let (index, _) = self.last.as_ref()?;
+        let entry = &mut self.entries[*index];
+        entry.hits += 1;
+        entry.last_used = now;
+        Some(found)
     }
 
     /// The time that a date tells, and what to remember of it if that is new.
@@ -298,7 +336,7 @@ impl Detector {
         {
             return Ok((read.time, None));
         }
-        let time = entry.template.time(captured, &self.zone, local(now, &self.zone))?;
+        let time = entry.template.time(captured, &self.zone, || local(now, &self.zone))?;
         let text = parts.into_iter().collect();
         Ok((time, Some(Read { template: entry.id, text, at, time })))
     }

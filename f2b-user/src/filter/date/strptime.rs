@@ -115,11 +115,11 @@ struct Fields {
     offset_minutes: Option<i32>,
 }
 
-/// The time that the fields found tell, in seconds since 1970. `now` is local.
-pub(super) fn time(found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Result<f64, NoTime> {
+/// The time that the fields found tell, in seconds since 1970. `now` is local; most dates need not know it.
+pub(super) fn time(found: &Captured<'_>, zone: &TimeZone, now: impl Fn() -> DateTime) -> Result<f64, NoTime> {
     let fields = fields(found)?;
     let assume_year = fields.year.is_none();
-    let year = fields.year.unwrap_or(now.year());
+    let year = fields.year.unwrap_or_else(|| now().year());
     let (mut date_year, mut month, mut day) = (year, fields.month, fields.day);
     if month.is_none() || day.is_none() {
         let by_week = fields.week.zip(fields.weekday);
@@ -132,7 +132,7 @@ pub(super) fn time(found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Resu
     }
     let assume_today = month.is_none() && day.is_none();
     if assume_today {
-        (month, day) = (Some(now.month()), Some(now.day()));
+        (month, day) = (Some(now().month()), Some(now().day()));
     }
     let (month, day) = month.zip(day).ok_or(NoTime::LineIsLost)?;
     if date_year < 1 {
@@ -145,11 +145,11 @@ pub(super) fn time(found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Resu
     if let Some(minutes) = fields.offset_minutes {
         date = date.checked_sub(minutes.minutes()).map_err(invalid)?;
     }
-    if assume_today && date > now {
+    if assume_today && date > now() {
         // Just after midnight: it was yesterday.
         date = date.checked_sub(1.day()).map_err(invalid)?;
     }
-    if assume_year && date > now.checked_add(1.day()).map_err(invalid)? {
+    if assume_year && date > now() && date > now().checked_add(1.day()).map_err(invalid)? {
         let last_year = Date::new(date_year - 1, month, day).map_err(invalid)?;
         date = last_year.to_datetime(date.time());
     }
@@ -167,11 +167,14 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
     for (name, value) in found.named() {
         let Some(value) = value else { continue };
         let number = || value.trim().parse::<i16>().map_err(|_too_large| NoTime::Invalid);
-        let small = || value.trim().parse::<i8>().map_err(|_too_large| NoTime::Invalid);
+        let small = || match *value.as_bytes() {
+            [ones @ b'0'..=b'9'] => Ok((ones - b'0') as i8),
+            [tens @ b'0'..=b'9', ones @ b'0'..=b'9'] => Ok((10 * (tens - b'0') + ones - b'0') as i8),
+            _ => value.trim().parse::<i8>().map_err(|_too_large| NoTime::Invalid),
+        };
         let position = |names: &[&str], length: usize| {
-            let wanted = value.to_lowercase();
-            let found = names.iter().position(|name| name[..length.min(name.len())] == *wanted);
-            found.ok_or(NoTime::Invalid)
+            let is = |name: &&str| name[..length.min(name.len())].eq_ignore_ascii_case(value);
+            names.iter().position(is).ok_or(NoTime::Invalid)
         };
         match name.text() {
             "y" => {

@@ -177,7 +177,12 @@ impl Template {
     }
 
     /// The time that a date found by this template tells.
-    pub(super) fn time(&self, found: &Captured<'_>, zone: &TimeZone, now: DateTime) -> Result<f64, NoTime> {
+    pub(super) fn time(
+        &self,
+        found: &Captured<'_>,
+        zone: &TimeZone,
+        now: impl Fn() -> DateTime,
+    ) -> Result<f64, NoTime> {
         match self.kind {
             Kind::Fields => strptime::time(found, zone, now),
             Kind::Epoch { long, group } => {

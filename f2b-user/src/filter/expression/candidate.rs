@@ -84,6 +84,8 @@ impl Texts {
             Node::Concat(nodes) => nodes.iter().for_each(|node| self.node(node)),
             Node::Group { node, .. } | Node::Atomic(node) => self.node(node),
             Node::Empty | Node::Look { .. } | Node::Way(_) | Node::Assertion(_) => {}
+            // Twice as many texts for one more character is no bargain.
+            Node::Class(class) if single(class).is_none() && self.current == [""] => {}
             _ => match exact(node) {
                 Some(texts) if texts.len() * self.current.len() <= MOST_NEEDLES => {
                     self.current = product(&self.current, &texts);

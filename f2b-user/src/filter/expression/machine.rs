@@ -40,6 +40,15 @@ pub(super) type Span = Option<(usize, usize)>;
 /// Where the groups matched, by number: begin and end of each; [`NOWHERE`] for those that took no part.
 pub(super) type Spans = SmallVec<[u32; 24]>;
 
+/// A match.
+#[derive(Clone, Debug)]
+pub(super) struct Matched {
+    pub(super) spans: Spans,
+    /// The text behind this place has nothing to do with it: that another text has a match like this, its first bytes up
+    /// to here tell.
+    pub(super) reach: usize,
+}
+
 /// What there is to try when the program fails, or to undo on the way back. Small, because there are many.
 #[derive(Clone, Copy, Debug)]
 enum Frame {
@@ -90,7 +99,7 @@ pub(super) fn search(
     text: &str,
     from: usize,
     first_way: u32,
-) -> Result<Option<Spans>, OverBudget> {
+) -> Result<Option<Matched>, OverBudget> {
     with_machine(program, text, first_way, |machine| {
         let mut found = machine.search(from);
         if found.is_err() && program.is_memorable && machine.remember() {
@@ -105,7 +114,7 @@ pub(super) fn search_briefly(
     program: &Program,
     text: &str,
     first_way: u32,
-) -> Result<Option<Spans>, OverBudget> {
+) -> Result<Option<Matched>, OverBudget> {
     with_machine(program, text, first_way, |machine| machine.search_within(0, STEPS_BEFORE_MEMORY))
 }
 
@@ -114,14 +123,17 @@ fn with_machine(
     text: &str,
     first_way: u32,
     search: impl FnOnce(&mut Machine<'_>) -> Result<bool, OverBudget>,
-) -> Result<Option<Spans>, OverBudget> {
+) -> Result<Option<Matched>, OverBudget> {
     if u32::try_from(text.len()).is_err() {
         return Err(OverBudget);
     }
     SCRATCH.with_borrow_mut(|scratch| {
         let text = text.as_bytes();
-        let mut machine = Machine { program, text, scratch, first_way, steps: 0, memory: Memory::None };
-        Ok(search(&mut machine)?.then(|| Spans::from_slice(&machine.scratch.slots)))
+        let (steps, memory, reach) = (0, Memory::None, 0);
+        let mut machine =
+            Machine { program, text, scratch, first_way, steps, memory, reach, next_text: None };
+        Ok(search(&mut machine)?
+            .then(|| Matched { spans: Spans::from_slice(&machine.scratch.slots), reach: machine.reach }))
     })
 }
 
@@ -141,9 +153,25 @@ struct Machine<'a> {
     first_way: u32,
     steps: u32,
     memory: Memory,
+    /// No byte from here on was looked at.
+    reach: usize,
+    next_text: Option<NextText<'a>>,
+}
+
+/// Where a text comes next, for all places between.
+struct NextText<'a> {
+    wanted: &'a [u8],
+    from: usize,
+    at: usize,
 }
 
 impl<'a> Machine<'a> {
+    /// Takes note that the character at `at` was looked at.
+    fn looked_at(&mut self, at: usize) {
+        let length = if self.text.get(at).is_none_or(u8::is_ascii) { 1 } else { 4 };
+        self.reach = self.reach.max(at + length);
+    }
+
     /// Sets up the memory, if it would not be too large.
     fn remember(&mut self) -> bool {
         let places = self.program.steps.len() << self.program.conditions.len();
@@ -200,6 +228,7 @@ impl<'a> Machine<'a> {
     fn can_have(&mut self, needed: Option<&[u8]>, at: usize) -> bool {
         let Some(needed) = needed else { return true };
         self.steps += charge(at, self.text.len());
+        self.reach = self.text.len() + 1;
         let first = needed.first().copied().unwrap_or_default();
         memchr_iter(first, &self.text[at..]).any(|found| self.text[at + found..].starts_with(needed))
     }
@@ -227,6 +256,7 @@ impl<'a> Machine<'a> {
                     }
                     Step::Text(wanted) => {
                         if !has_text(text, wanted, at) {
+                            self.looked_at(at + wanted.len() - 1);
                             break 'fails;
                         }
                         at += wanted.len();
@@ -258,6 +288,11 @@ impl<'a> Machine<'a> {
                         }
                         continue 'next;
                     }
+                    Step::Switch(number) => {
+                        let Some(branch) = program.switches[*number].goes_on(text, at) else { break 'fails };
+                        step = branch;
+                        continue 'next;
+                    }
                     Step::Jump(to) => {
                         step = *to;
                         continue 'next;
@@ -285,6 +320,9 @@ impl<'a> Machine<'a> {
                         }
                     }
                     Step::Assert(assertion) => {
+                        // Whether it is the text's last character, the next one tells.
+                        self.looked_at(at);
+                        self.looked_at(at + 1);
                         if !self.holds(*assertion, at) {
                             break 'fails;
                         }
@@ -295,6 +333,9 @@ impl<'a> Machine<'a> {
                             Some(start) => self.inner(step + 1, start, limit, *negative)?,
                             None => None,
                         };
+                        if let Some(end) = found {
+                            self.looked_at(end);
+                        }
                         if found.is_some() == *negative {
                             break 'fails;
                         }
@@ -309,7 +350,10 @@ impl<'a> Machine<'a> {
                     Step::BackReference { group, ignore_case } => {
                         match self.back_reference(*group, *ignore_case, at) {
                             Some(after) => at = after,
-                            None => break 'fails,
+                            None => {
+                                self.reach = text.len() + 1;
+                                break 'fails;
+                            }
                         }
                     }
                     Step::IfGroup { group, otherwise } => {
@@ -328,11 +372,15 @@ impl<'a> Machine<'a> {
                             continue 'next;
                         }
                     }
-                    Step::Match => return Ok(Some(at)),
+                    Step::Match => {
+                        self.looked_at(at);
+                        return Ok(Some(at));
+                    }
                 }
                 step += 1;
                 continue 'next;
             }
+            self.looked_at(at);
             self.steps += 1;
             if self.steps > limit {
                 return Err(OverBudget);
@@ -412,7 +460,7 @@ impl<'a> Machine<'a> {
 
     /// Takes what a run takes first, and leaves the rest to try: where it goes on.
     #[inline]
-    fn begin_run(&mut self, step: usize, at: usize, run: &Run) -> Option<usize> {
+    fn begin_run(&mut self, step: usize, at: usize, run: &'a Run) -> Option<usize> {
         if !run.is_plain || self.memory == Memory::On {
             return self.begin_unusual_run(step, at, run);
         }
@@ -440,7 +488,14 @@ impl<'a> Machine<'a> {
 
     /// One that is lazy or possessive or has other characters than ASCII, or where the machine remembers what failed.
     #[inline(never)]
-    fn begin_unusual_run(&mut self, step: usize, at: usize, run: &Run) -> Option<usize> {
+    fn begin_unusual_run(&mut self, step: usize, at: usize, run: &'a Run) -> Option<usize> {
+        if run.unless.is_some() {
+            self.reach = self.text.len() + 1;
+            if run.min == 0 && run.kind == Repetition::Greedy && self.memory != Memory::On {
+                let end = self.longest(run, at);
+                return self.end_run(step, run, at, end);
+            }
+        }
         let mut floor = at;
         for _ in 0..run.min {
             floor = self.one_of(run, floor)?;
@@ -483,11 +538,12 @@ impl<'a> Machine<'a> {
     }
 
     /// A greedy run has taken what it can, up to `end`.
-    #[inline]
     fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize) -> Option<usize> {
+        self.looked_at(end);
         self.steps += charge(floor, end);
+        let comes = self.comes_behind(run, end);
         let keeps_all = end == floor || run.keeps_ascii && self.text[floor..end].is_ascii();
-        if self.comes_behind(run, end) {
+        if comes {
             if !keeps_all {
                 let (step, floor, at) = (step as u32, floor as u32, end as u32);
                 self.scratch.frames.push(Frame::Shrink { step, floor, at });
@@ -515,6 +571,9 @@ impl<'a> Machine<'a> {
     /// The next shorter end of a greedy run behind which the program may go on.
     #[inline(never)]
     fn shrink(&mut self, step: usize, run: &Run, floor: usize, begin: usize) -> Option<usize> {
+        // What comes behind the one character that follows was looked at, too.
+        self.looked_at(begin);
+        self.looked_at(begin + 1);
         let (text, foresight) = (self.text, &self.program.foresight);
         let can_go_on = |at: usize| {
             let character = text.get(at).is_none_or(u8::is_ascii);
@@ -552,9 +611,11 @@ impl<'a> Machine<'a> {
             if self.comes_behind(run, at) {
                 self.scratch.frames.push(Frame::Grow { step: step as u32, at: at as u32, left });
                 self.steps += charge(begin, at);
+                self.looked_at(at);
                 return Some(at);
             }
         }
+        self.looked_at(at);
         self.steps += charge(begin, at);
         None
     }
@@ -588,13 +649,31 @@ impl<'a> Machine<'a> {
     }
 
     /// Where the longest run from `at` ends.
-    #[inline]
-    fn longest(&self, run: &Run, at: usize) -> usize {
-        let end = self.program.sets[run.set].run(self.text, at);
-        let Some(unless) = &run.unless else { return end };
-        // The text may begin inside of the run and end behind it.
-        let searched = &self.text[at..(end + unless.len()).min(self.text.len())];
-        memmem::find(searched, unless).map_or(end, |found| end.min(at + found))
+    fn longest(&mut self, run: &'a Run, at: usize) -> usize {
+        let set = &self.program.sets[run.set];
+        match &run.unless {
+            Some(unless) => {
+                let stop = self.next_text(unless, at);
+                set.run(&self.text[..stop], at)
+            }
+            None => set.run(self.text, at),
+        }
+    }
+
+    /// Where `wanted` comes next, from `at` on; the text's end if it does not. Expressions that try many places look for
+    /// the same one again and again.
+    fn next_text(&mut self, wanted: &'a [u8], at: usize) -> usize {
+        let nothing = self.text.len();
+        let (from, last) = match &self.next_text {
+            Some(last) if last.wanted == wanted && at <= last.at => (last.from, Some(last.at)),
+            _ => (nothing, None),
+        };
+        // Only what was not looked at then: it may begin there and end behind.
+        let end = nothing.min(from.saturating_add(wanted.len() - 1));
+        let new = (at < from).then(|| memmem::find(&self.text[at..end], wanted)).flatten();
+        let found = new.map_or(last.unwrap_or(nothing), |found| at + found);
+        self.next_text = Some(NextText { wanted, from: at.min(from), at: found });
+        found
     }
 
     fn character(&self, at: usize) -> Option<char> {

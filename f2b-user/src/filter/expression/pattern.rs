@@ -6,12 +6,11 @@ use aho_corasick::packed;
 use anyhow::{Result, bail};
 use compact_str::CompactString;
 use regex_automata::{Input, MatchKind, PatternSet, meta, util::syntax::Config as Syntax};
-use smallvec::{SmallVec, smallvec};
 
 use super::{
     candidate::{Finder, candidate, candidate_within, find_group},
     conditional::{decided, ways_of},
-    machine::{self, NOWHERE, OverBudget, Span, Spans},
+    machine::{self, Matched, NOWHERE, OverBudget, Span},
     program::{self, Program},
     syntax::{self, Assertion, Expression, Node},
     tags::{self, HostNames, option_name},
@@ -25,7 +24,7 @@ const SIZE_LIMIT: usize = 64 << 20;
 const SHORTEST_NEEDLE: usize = 4;
 
 /// How many guesses are worth a try.
-const MOST_GUESSES: usize = 3;
+const MOST_GUESSES: u32 = 3;
 
 /// A group's name, or what it caught: short as a rule.
 pub(in crate::filter) type Text = CompactString;
@@ -79,13 +78,18 @@ pub(in crate::filter) struct Captured<'t> {
     text: &'t str,
     names: &'t Names,
     /// 0 is the whole match.
-    spans: Spans,
+    matched: Matched,
 }
 
 impl<'t> Captured<'t> {
     pub(in crate::filter) fn span(&self, index: usize) -> Span {
-        let span = self.spans.get(2 * index..2 * index + 2)?;
+        let span = self.matched.spans.get(2 * index..2 * index + 2)?;
         (!span.contains(&NOWHERE)).then(|| (span[0] as usize, span[1] as usize))
+    }
+
+    /// The text behind this place has nothing to do with it.
+    pub(in crate::filter) fn reach(&self) -> usize {
+        self.matched.reach
     }
 
     pub(in crate::filter) fn get(&self, index: usize) -> Option<&'t str> {
@@ -154,7 +158,9 @@ impl Pattern {
 
     /// Whether some of its groups have a name in common with those of `other`.
     pub(in crate::filter) fn shares_names(&self, other: &Self) -> bool {
-        self.names.groups.iter().any(|(name, _)| other.has_group(*name))
+        let parts = [&self.names.parts.alternatives, &self.names.parts.tuples];
+        let wholes = parts.into_iter().flatten().map(|(_, whole)| *whole);
+        self.names.groups.iter().map(|(name, _)| *name).chain(wholes).any(|name| other.has_group(name))
     }
 
     fn group(&self, name: Name) -> Option<usize> {
@@ -171,8 +177,8 @@ impl Pattern {
         text: &'t str,
         from: usize,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        let spans = machine::search(&self.program, text, from, 0)?;
-        Ok(spans.map(|spans| Captured { text, names: &self.names, spans }))
+        let matched = machine::search(&self.program, text, from, 0)?;
+        Ok(matched.map(|matched| Captured { text, names: &self.names, matched }))
     }
 
     /// As told by a [`Candidate`]. A mere guess is not worth many steps.
@@ -181,12 +187,12 @@ impl Pattern {
         text: &'t str,
         candidate: Candidate,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        let spans = if candidate.is_guess {
+        let matched = if candidate.is_guess {
             machine::search_briefly(&self.program, text, candidate.first_way)?
         } else {
             machine::search(&self.program, text, 0, candidate.first_way)?
         };
-        Ok(spans.map(|spans| Captured { text, names: &self.names, spans }))
+        Ok(matched.map(|matched| Captured { text, names: &self.names, matched }))
     }
 }
 
@@ -257,17 +263,13 @@ impl Set {
 
     /// What may match `text` at a first look; `None` if nothing does. Most lines are over with that.
     pub(in crate::filter) fn guess(&self, text: &str) -> Option<Guess> {
-        if let Some(needles) = self.needles.get_or_init(|| Needles::new(&self.finders)) {
-            let mut candidates: SmallVec<[Candidate; 4]> = needles
-                .ways(text)
-                .into_iter()
-                .map(|way| Candidate { is_guess: true, ..self.ways[way] })
-                .collect();
-            candidates.dedup_by_key(|candidate| candidate.index);
-            return (!candidates.is_empty()).then_some(Guess { candidates, is_all: true });
+        match self.needles.get_or_init(|| Needles::new(&self.finders)) {
+            Some(needles) => match needles.ways(text) {
+                0 => None,
+                ways => Some(Guess::Ways(ways)),
+            },
+            None => self.first(text).map(Guess::First),
         }
-        let candidates = smallvec![self.first(text)?];
-        Some(Guess { candidates, is_all: false })
     }
 
     /// The first of the list that may match `text`, or one that is no later than the first.
@@ -323,15 +325,18 @@ fn numbered_ways(index: usize, node: &Node) -> impl Iterator<Item = (Candidate, 
 #[derive(Debug)]
 struct Needles {
     searcher: packed::Searcher,
-    /// For each text, the ways that have it, or a part of it.
-    ways: Vec<Vec<usize>>,
+    /// For each text, the ways that have it, or a part of it: a bit each.
+    ways: Vec<u128>,
+    /// For each text, how much of its end another one may begin with.
+    overlaps: Vec<usize>,
 }
 
 impl Needles {
     /// `None` if a match may have none in it, or if they are too many.
     fn new(finders: &[Finder]) -> Option<Self> {
         let is_short = |needle: &String| needle.len() < SHORTEST_NEEDLE;
-        if finders.iter().any(|finder| finder.needles.is_empty() || finder.needles.iter().any(is_short)) {
+        let have_none = |finder: &Finder| finder.needles.is_empty() || finder.needles.iter().any(is_short);
+        if finders.len() > u128::BITS as usize || finders.iter().any(have_none) {
             return None;
         }
         let mut needles: Vec<_> = finders.iter().flat_map(|finder| &finder.needles).collect();
@@ -339,47 +344,62 @@ impl Needles {
         needles.dedup();
         let ways = needles.iter().map(|text| {
             let has = |finder: &Finder| finder.needles.iter().any(|needle| text.contains(needle));
-            (0..finders.len()).filter(|way| has(&finders[*way])).collect()
+            (0..finders.len()).filter(|way| has(&finders[*way])).fold(0, |ways, way| ways | 1 << way)
         });
         let ways = ways.collect();
-        let mut config = packed::Config::new();
-        let searcher =
-            config.match_kind(packed::MatchKind::LeftmostLongest).builder().extend(needles).build()?;
-        Some(Self { searcher, ways })
+        let overlap = |text: &&String| {
+            let begins = |from: &usize| needles.iter().any(|other| other.starts_with(&text[*from..]));
+            let mut places = text.char_indices().skip(1).map(|(from, _)| from);
+            places.find(begins).map_or(0, |from| text.len() - from)
+        };
+        let overlaps = needles.iter().map(overlap).collect();
+        // The variant with more buckets has fewer false alarms; not every processor has it.
+        let search = |fat: Option<bool>| {
+            let mut config = packed::Config::new();
+            config.match_kind(packed::MatchKind::LeftmostLongest).only_teddy_fat(fat);
+            config.builder().extend(&needles).build()
+        };
+        let searcher = search(Some(true)).or_else(|| search(None))?;
+        Some(Self { searcher, ways, overlaps })
     }
 
-    /// The ways whose text is in `text`, in order.
-    fn ways(&self, text: &str) -> SmallVec<[usize; 8]> {
-        let mut ways = SmallVec::new();
+    /// The ways whose text is in `text`, a bit each.
+    fn ways(&self, text: &str) -> u128 {
+        let mut ways = 0;
         let mut from = 0;
         while let Some(found) = self.searcher.find_in(text.as_bytes(), (from..text.len()).into()) {
-            ways.extend_from_slice(&self.ways[found.pattern().as_usize()]);
-            // The next one may overlap it.
-            from = found.start() + 1;
+            let needle = found.pattern().as_usize();
+            ways |= self.ways[needle];
+            from = found.end() - self.overlaps[needle];
         }
-        ways.sort_unstable();
-        ways.dedup();
         ways
     }
 }
 
-/// The expressions that may match a text at a first look, in order.
-pub(in crate::filter) struct Guess {
-    candidates: SmallVec<[Candidate; 4]>,
-    /// No others can match.
-    is_all: bool,
+/// What may match a text at a first look.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::filter) enum Guess {
+    /// These ways and no others, a bit each.
+    Ways(u128),
+    /// This one or one behind it.
+    First(Candidate),
 }
 
 /// The expressions that are worth running, one after the other.
 pub(in crate::filter) struct Candidates<'s> {
     set: &'s Set,
-    guess: Guess,
     state: State,
 }
 
 enum State {
-    /// So many of the guess were tried.
-    Guessing(usize),
+    /// Nothing was tried yet.
+    First(Candidate),
+    /// These ways are left, after so many guesses, of which the last was of this expression.
+    Guessing {
+        ways: u128,
+        tried: u32,
+        last: usize,
+    },
     /// Those from this one on are not known yet.
     From(usize),
     Listed(std::vec::IntoIter<Candidate>),
@@ -387,22 +407,33 @@ enum State {
 
 impl<'s> Candidates<'s> {
     pub(in crate::filter) fn new(set: &'s Set, guess: Guess) -> Self {
-        Self { set, guess, state: State::Guessing(0) }
+        let state = match guess {
+            Guess::First(first) => State::First(first),
+            Guess::Ways(ways) => State::Guessing { ways, tried: 0, last: usize::MAX },
+        };
+        Self { set, state }
     }
 
     /// The next one for `text`, which is always the same.
     pub(in crate::filter) fn next(&mut self, text: &str) -> Option<Candidate> {
         loop {
             match &mut self.state {
-                State::Guessing(tried) => match self.guess.candidates.get(*tried) {
-                    Some(candidate) if *tried < MOST_GUESSES => {
-                        *tried += 1;
-                        return Some(*candidate);
+                State::First(first) => {
+                    let first = *first;
+                    self.state = State::From(first.index + 1);
+                    return Some(first);
+                }
+                State::Guessing { ways: 0, .. } => return None,
+                // A line that was made to look like many is not worth a guess.
+                State::Guessing { tried: MOST_GUESSES, last, .. } => self.state = State::From(*last + 1),
+                State::Guessing { ways, tried, last } => {
+                    let way = self.set.ways[ways.trailing_zeros() as usize];
+                    *ways &= *ways - 1;
+                    if way.index != *last {
+                        (*tried, *last) = (*tried + 1, way.index);
+                        return Some(Candidate { is_guess: true, ..way });
                     }
-                    None if self.guess.is_all => return None,
-                    // A line that was made to look like many is not worth a guess.
-                    _ => self.state = State::From(self.guess.candidates[*tried - 1].index + 1),
-                },
+                }
                 State::From(index) => {
                     let mut others = self.set.all(text);
                     others.retain(|candidate| candidate.index >= *index);
@@ -415,8 +446,8 @@ impl<'s> Candidates<'s> {
 
     /// The last guess took too long: it has to be confirmed first.
     pub(in crate::filter) fn unanswered(&mut self) {
-        if let State::Guessing(tried) = self.state {
-            self.state = State::From(self.guess.candidates[tried - 1].index);
+        if let State::Guessing { last, .. } = self.state {
+            self.state = State::From(last);
         }
     }
 }

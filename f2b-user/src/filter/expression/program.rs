@@ -13,6 +13,8 @@ use super::{
 const MAX_STEPS: usize = 50_000;
 /// How many groups conditionals may ask about: each doubles the states that the machine may have to remember.
 const MAX_CONDITIONS: usize = 4;
+/// How many branches are many: worth a table, which tells up to 255 apart.
+const MANY_BRANCHES: std::ops::RangeInclusive<usize> = 4..=250;
 /// How many steps are looked at to see what can come next.
 const FORESIGHT: u32 = 32;
 
@@ -132,6 +134,25 @@ pub(super) struct Run {
     pub(super) keeps_ascii: bool,
 }
 
+/// Where an alternation of many branches goes on.
+#[derive(Debug)]
+pub(super) struct Switch {
+    /// The step of each branch; that it fails stands behind them.
+    branches: Vec<Option<usize>>,
+    /// The branch for each byte, and for the text's end.
+    bytes: Box<[u8; 256]>,
+    end: u8,
+}
+
+impl Switch {
+    /// The step at which the program goes on, if it does.
+    #[inline]
+    pub(super) fn goes_on(&self, text: &[u8], at: usize) -> Option<usize> {
+        let branch = text.get(at).map_or(self.end, |byte| self.bytes[usize::from(*byte)]);
+        self.branches[usize::from(branch)]
+    }
+}
+
 impl Run {
     /// The step and the place at which the program goes on behind this one, which is at `step` and has ended at `at`.
     #[inline]
@@ -156,6 +177,8 @@ pub(super) enum Step {
         second: u32,
         next: [Next; 2],
     },
+    /// Goes on at the first branch of many that can match here: the switch of this number.
+    Switch(usize),
     Jump(usize),
     /// Remembers the place as a group's begin or end.
     Save(usize),
@@ -203,6 +226,7 @@ pub(super) struct Program {
     pub(super) steps: Vec<Step>,
     pub(super) sets: Vec<CharSet>,
     pub(super) runs: Vec<Run>,
+    pub(super) switches: Vec<Switch>,
     pub(super) foresight: Foresight,
     /// Groups, counting the whole match.
     pub(super) groups: usize,
@@ -227,6 +251,7 @@ impl Program {
             steps: Vec::new(),
             sets: Vec::new(),
             runs: Vec::new(),
+            switches: Vec::new(),
             foresight: Foresight::default(),
             registers: 0,
             joins: 0,
@@ -246,6 +271,7 @@ impl Program {
             steps: compiler.steps,
             sets: compiler.sets,
             runs: compiler.runs,
+            switches: compiler.switches,
             foresight: compiler.foresight,
             groups: groups + 1,
             registers: compiler.registers,
@@ -262,6 +288,7 @@ struct Compiler {
     steps: Vec<Step>,
     sets: Vec<CharSet>,
     runs: Vec<Run>,
+    switches: Vec<Switch>,
     foresight: Foresight,
     registers: usize,
     joins: usize,
@@ -370,6 +397,12 @@ impl Compiler {
 
     fn alternation(&mut self, branches: &[Node]) -> Result<()> {
         let mut jumps = Vec::new();
+        let switch = (MANY_BRANCHES.contains(&branches.len()))
+            .then(|| self.emit(Step::Switch(self.switches.len())))
+            .transpose()?;
+        if switch.is_some() {
+            self.switches.push(Switch { branches: Vec::new(), bytes: Box::new([0; 256]), end: 0 });
+        }
         for (at, branch) in branches.iter().enumerate() {
             if at + 1 == branches.len() {
                 self.branch(branch, branches)?;
@@ -541,6 +574,7 @@ impl Compiler {
                     run.stride = if matches!(self.steps[at + 1], Step::Byte(_)) { 2 } else { 1 };
                     run.keeps_ascii = behind.ascii & self.sets[run.set].ascii() == 0;
                 }
+                Step::Switch(number) => self.switches[number] = self.switch(at + 1),
                 Step::Split { first, second, .. } => {
                     let both = self.foresight.ask([first, second].map(|way| self.begins(way as usize)));
                     if let Step::Split { next, .. } = &mut self.steps[at] {
@@ -550,6 +584,27 @@ impl Compiler {
                 _ => {}
             }
         }
+    }
+
+    /// The switch before the splits that begin at `at`.
+    fn switch(&self, mut at: usize) -> Switch {
+        let mut branches = Vec::new();
+        let mut begins = Vec::new();
+        while let Step::Split { first, second, .. } = self.steps[at]
+            && branches.len() + 1 < *MANY_BRANCHES.end()
+            && first as usize == at + 1
+        {
+            branches.push(Some(at));
+            begins.push(self.begins(first as usize));
+            at = second as usize;
+        }
+        branches.push(Some(at));
+        begins.push(self.begins(at));
+        branches.push(None);
+        let branch =
+            |can_be: &dyn Fn(&Begins) -> bool| begins.iter().position(can_be).unwrap_or(begins.len()) as u8;
+        let bytes = std::array::from_fn(|byte| branch(&|begins| begins.allows(byte as u8)));
+        Switch { branches, bytes: Box::new(bytes), end: branch(&|begins| begins.end) }
     }
 
     fn begins(&self, at: usize) -> Begins {
@@ -581,6 +636,7 @@ impl Compiler {
             Step::Assert(Assertion::End | Assertion::LineEnd) => Begins { ascii: 1 << b'\n', end: true },
             Step::Assert(Assertion::AbsoluteEnd) => Begins { ascii: 0, end: true },
             Step::Save(_)
+            | Step::Switch(_)
             | Step::Begin(_)
             | Step::Way { .. }
             | Step::Join(_)
