@@ -4,7 +4,10 @@
 mod strptime;
 mod template;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
@@ -147,10 +150,20 @@ pub(super) struct Detector {
     templates: Arc<Templates>,
     /// The last date that was read, because the lines of a busy second all have the same one.
     read: Option<Read>,
-    /// What was found in the last line, and in which second of the clock.
-    again: Option<(Found, i64)>,
+    /// What was found in the last line.
+    again: Option<Again>,
     /// What that line begins with, as far as it had anything to do with it.
     seen: Vec<u8>,
+}
+
+/// What was found in the last line.
+#[derive(Debug)]
+struct Again {
+    found: Found,
+    /// In which second of the clock.
+    second: i64,
+    /// Where any other digits would do: in the fraction of a second.
+    digits: Range<usize>,
 }
 
 /// A date that was read.
@@ -185,12 +198,12 @@ impl Templates {
         Self { list: Vec::new(), any: OnceLock::new() }
     }
 
-    /// Compiles all of them now.
+    /// Compiles those now that somebody else has written.
     ///
     /// # Errors
     /// The first one that does not compile.
     pub(super) fn check(&self) -> Result<()> {
-        self.list.iter().try_for_each(|template| template.check())
+        self.list.iter().filter(|template| !template.is_default).try_for_each(|template| template.check())
     }
 }
 
@@ -286,6 +299,10 @@ impl Detector {
             self.last.as_ref().is_some_and(|(last, was)| *last == index && (was.start, was.end) == place);
         // What decides besides the match itself is the character behind it.
         let reach = captured.reach().max(captured.span(0).map_or(0, |(_, end)| end + 4));
+        let fraction =
+            captured.name_span(Name::FRACTION).filter(|_| self.entries[index].template.has_fraction());
+        let digits =
+            fraction.filter(|place| captured.is_plain(*place)).map_or(0..0, |(start, end)| start..end);
         if let Some(read) = read {
             self.read = Some(read);
         }
@@ -299,15 +316,23 @@ impl Detector {
             && let Some(head) = line.as_bytes().get(..reach)
         {
             self.seen.extend_from_slice(head);
-            self.again = Some((found, second));
+            self.again = Some(Again { found, second, digits });
         }
         Some(found)
     }
 
     /// What was found in the last line, if this one begins in the same way: the lines of a busy second do.
     fn find_again(&mut self, line: &str, second: i64, now: f64) -> Option<Found> {
-        let (found, at) = self.again?;
-        if self.seen.is_empty() || at != second || !line.as_bytes().starts_with(&self.seen) {
+        let Again { found, second: at, ref digits } = *self.again.as_ref()?;
+        if self.seen.is_empty() || at != second {
+            return None;
+        }
+        let line = line.as_bytes().get(..self.seen.len())?;
+        let is_same = |range: Range<usize>| line[range.clone()] == self.seen[range];
+        if !is_same(0..digits.start)
+            || !line[digits.clone()].iter().all(u8::is_ascii_digit)
+            || !is_same(digits.end..line.len())
+        {
             return None;
         }
         let (index, _) = self.last.as_ref()?;
@@ -512,6 +537,7 @@ fn defaults(this_year: i16) -> Result<Vec<Template>> {
         plain.push(template);
     }
     anchored.append(&mut plain);
+    anchored.iter_mut().for_each(|template| template.is_default = true);
     Ok(anchored)
 }
 
@@ -537,4 +563,18 @@ fn local(now: f64, zone: &TimeZone) -> DateTime {
 /// The year of `now` on the clock of `zone`.
 pub(super) fn year(now: f64, zone: &TimeZone) -> i16 {
     local(now, zone).year()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_templates_compile() {
+        for year in [2000, 2026, 2099] {
+            for template in defaults(year).unwrap() {
+                template.check().unwrap();
+            }
+        }
+    }
 }

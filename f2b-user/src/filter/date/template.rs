@@ -33,6 +33,8 @@ pub(super) struct Template {
     /// As written, for those that can be put into another pattern.
     pub(super) pattern: Option<String>,
     pub(super) weight: f64,
+    /// It is one of our own.
+    pub(super) is_default: bool,
     /// The date can only be at the line's begin, or end.
     pub(super) at_line_begin: bool,
     pub(super) at_line_end: bool,
@@ -135,6 +137,7 @@ impl Template {
             name,
             pattern,
             weight: 1.0,
+            is_default: false,
             at_line_begin,
             at_line_end,
             kind,
@@ -142,6 +145,11 @@ impl Template {
             bounds: (bound_begin && begin == Begin::Word, bound_end),
             compiled: OnceLock::new(),
         }
+    }
+
+    /// Whether its group for the fraction of a second is ours: any few digits.
+    pub(super) fn has_fraction(&self) -> bool {
+        self.pattern.as_ref().is_some_and(|pattern| pattern.contains("%f"))
     }
 
     pub(super) fn is_anchored(&self) -> bool {

@@ -5,6 +5,8 @@
 //! They work on bytes, where a character beyond ASCII is a few bytes that no ASCII character has, and all such
 //! characters are one: that keeps the automata small and fast.
 
+use std::fmt::Write as _;
+
 use super::{
     chars::{ascii, may_be_wide},
     program::single,
@@ -273,7 +275,8 @@ impl Emitter<'_> {
             while high < 127 && set & 1 << (high + 1) != 0 {
                 high += 1;
             }
-            self.out.push_str(&format!(r"\x{low:02x}-\x{high:02x}"));
+            // Writing to a string cannot fail.
+            write!(self.out, r"\x{low:02x}-\x{high:02x}").unwrap_or_default();
             low = high + 1;
         }
     }

@@ -135,27 +135,41 @@ pub(super) fn is_word(c: char) -> bool {
 
 /// The ASCII characters of a class, a bit each.
 pub(super) fn ascii(class: &Class) -> u128 {
-    let matching = |matches: &dyn Fn(char) -> bool| {
-        (0..128_u8).filter(|c| matches(char::from(*c))).fold(0_u128, |set, c| set | 1 << c)
-    };
     let mut set = 0;
     for item in &class.items {
         set |= match *item {
-            Item::Range(low, high) => matching(&|c| {
-                let folded = class.ignore_case && other_cases(c).any(|c| (low..=high).contains(&c));
-                folded || (low..=high).contains(&c)
-            }),
-            Item::Named { kind, negated } => matching(&|c| {
-                let is = match kind {
-                    Named::Digit => c.is_ascii_digit(),
-                    Named::Space => matches!(c, '\t'..='\r' | '\x1c'..='\x20'),
-                    Named::Word => c.is_ascii_alphanumeric() || c == '_',
+            Item::Range(low, high) => {
+                let plain = between(low, high);
+                if class.ignore_case { plain | other_case(low, high) } else { plain }
+            }
+            Item::Named { kind, negated } => {
+                let named = match kind {
+                    Named::Digit => between('0', '9'),
+                    Named::Space => between('\t', '\r') | between('\x1c', '\x20'),
+                    Named::Word => {
+                        between('0', '9') | between('a', 'z') | between('A', 'Z') | between('_', '_')
+                    }
                 };
-                is != negated
-            }),
+                if negated { !named } else { named }
+            }
         };
     }
     if class.negated { !set } else { set }
+}
+
+/// The ASCII characters of a range, a bit each.
+fn between(low: char, high: char) -> u128 {
+    if !low.is_ascii() {
+        return 0;
+    }
+    let high = if high.is_ascii() { high as u32 } else { 127 };
+    u128::MAX << low as u32 & u128::MAX >> (127 - high)
+}
+
+/// Those that are the other case of a character in the range.
+fn other_case(low: char, high: char) -> u128 {
+    let is = |c: &u8| other_cases(char::from(*c)).any(|c| (low..=high).contains(&c));
+    (0..128_u8).filter(is).fold(0, |set, c| set | 1 << c)
 }
 
 /// The character that begins at `at`. `text` is UTF-8.

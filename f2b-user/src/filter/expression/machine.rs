@@ -47,6 +47,8 @@ pub(super) struct Matched {
     /// The text behind this place has nothing to do with it: that another text has a match like this, its first bytes up
     /// to here tell.
     pub(super) reach: usize,
+    /// Of the first 64 bytes, those that were looked at on ways that failed, a bit each.
+    pub(super) tried: u64,
 }
 
 /// What there is to try when the program fails, or to undo on the way back. Small, because there are many.
@@ -129,11 +131,14 @@ fn with_machine(
     }
     SCRATCH.with_borrow_mut(|scratch| {
         let text = text.as_bytes();
-        let (steps, memory, reach) = (0, Memory::None, 0);
+        let (steps, memory, reach, tried) = (0, Memory::None, 0, 0);
         let mut machine =
-            Machine { program, text, scratch, first_way, steps, memory, reach, next_text: None };
-        Ok(search(&mut machine)?
-            .then(|| Matched { spans: Spans::from_slice(&machine.scratch.slots), reach: machine.reach }))
+            Machine { program, text, scratch, first_way, steps, memory, reach, tried, next_text: None };
+        Ok(search(&mut machine)?.then(|| Matched {
+            spans: Spans::from_slice(&machine.scratch.slots),
+            reach: machine.reach,
+            tried: machine.tried,
+        }))
     })
 }
 
@@ -155,6 +160,7 @@ struct Machine<'a> {
     memory: Memory,
     /// No byte from here on was looked at.
     reach: usize,
+    tried: u64,
     next_text: Option<NextText<'a>>,
 }
 
@@ -166,6 +172,18 @@ struct NextText<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// Takes note that a way from `from` on was tried and failed at `at`.
+    fn tried(&mut self, from: usize, at: usize) {
+        if from < 64 {
+            self.tried |= u64::MAX << from & u64::MAX >> (63 - at.clamp(from, 63));
+        }
+    }
+
+    /// Takes note that everything may have been looked at.
+    fn looked_everywhere(&mut self) {
+        (self.reach, self.tried) = (self.text.len() + 1, u64::MAX);
+    }
+
     /// Takes note that the character at `at` was looked at.
     fn looked_at(&mut self, at: usize) {
         let length = if self.text.get(at).is_none_or(u8::is_ascii) { 1 } else { 4 };
@@ -182,6 +200,7 @@ impl<'a> Machine<'a> {
         self.scratch.failed.clear();
         self.scratch.failed.resize(bits.div_ceil(64), 0);
         self.memory = Memory::On;
+        self.looked_everywhere();
         self.steps = 0;
         true
     }
@@ -228,7 +247,7 @@ impl<'a> Machine<'a> {
     fn can_have(&mut self, needed: Option<&[u8]>, at: usize) -> bool {
         let Some(needed) = needed else { return true };
         self.steps += charge(at, self.text.len());
-        self.reach = self.text.len() + 1;
+        self.looked_everywhere();
         let first = needed.first().copied().unwrap_or_default();
         memchr_iter(first, &self.text[at..]).any(|found| self.text[at + found..].starts_with(needed))
     }
@@ -333,9 +352,7 @@ impl<'a> Machine<'a> {
                             Some(start) => self.inner(step + 1, start, limit, *negative)?,
                             None => None,
                         };
-                        if let Some(end) = found {
-                            self.looked_at(end);
-                        }
+                        self.looked_everywhere();
                         if found.is_some() == *negative {
                             break 'fails;
                         }
@@ -351,7 +368,11 @@ impl<'a> Machine<'a> {
                         match self.back_reference(*group, *ignore_case, at) {
                             Some(after) => at = after,
                             None => {
-                                self.reach = text.len() + 1;
+                                let [start, end] = [0, 1].map(|side| self.scratch.slots[2 * group + side]);
+                                // In whatever case, no character is longer than four bytes.
+                                let there = at + 4 * end.saturating_sub(start) as usize;
+                                self.looked_at(there);
+                                self.tried(at, there);
                                 break 'fails;
                             }
                         }
@@ -385,7 +406,10 @@ impl<'a> Machine<'a> {
             if self.steps > limit {
                 return Err(OverBudget);
             }
-            match self.step_back(base) {
+            let failed_at = at;
+            let next = self.step_back(base);
+            self.tried(next.map_or(0, |(_, at)| at), failed_at);
+            match next {
                 Some(next) => (step, at) = next,
                 None => return Ok(None),
             }
@@ -490,7 +514,7 @@ impl<'a> Machine<'a> {
     #[inline(never)]
     fn begin_unusual_run(&mut self, step: usize, at: usize, run: &'a Run) -> Option<usize> {
         if run.unless.is_some() {
-            self.reach = self.text.len() + 1;
+            self.looked_everywhere();
             if run.min == 0 && run.kind == Repetition::Greedy && self.memory != Memory::On {
                 let end = self.longest(run, at);
                 return self.end_run(step, run, at, end);
@@ -574,6 +598,7 @@ impl<'a> Machine<'a> {
         // What comes behind the one character that follows was looked at, too.
         self.looked_at(begin);
         self.looked_at(begin + 1);
+        self.tried(floor, begin + 1);
         let (text, foresight) = (self.text, &self.program.foresight);
         let can_go_on = |at: usize| {
             let character = text.get(at).is_none_or(u8::is_ascii);

@@ -92,6 +92,11 @@ impl<'t> Captured<'t> {
         self.matched.reach
     }
 
+    /// Whether no other way was tried to match what stands here: what matched it has matched it at once.
+    pub(in crate::filter) fn is_plain(&self, (start, end): (usize, usize)) -> bool {
+        start < end && end <= 64 && self.matched.tried & (u64::MAX << start & u64::MAX >> (64 - end)) == 0
+    }
+
     pub(in crate::filter) fn get(&self, index: usize) -> Option<&'t str> {
         let (start, end) = self.span(index)?;
         self.text.get(start..end)

@@ -101,9 +101,14 @@ impl Eight {
         }
         let number = self.asked.len();
         self.asked.push(begins);
-        for (byte, bits) in (0..=u8::MAX).zip(&mut self.bytes) {
-            *bits |= u8::from(begins.allows(byte)) << number;
+        let (ascii, wide) = self.bytes.split_at_mut(128);
+        for (bits, word) in ascii.chunks_exact_mut(64).zip([begins.ascii as u64, (begins.ascii >> 64) as u64])
+        {
+            bits.iter_mut()
+                .enumerate()
+                .for_each(|(byte, bits)| *bits |= ((word >> byte & 1) as u8) << number);
         }
+        wide.iter_mut().for_each(|bits| *bits |= 1 << number);
         self.end |= u8::from(begins.end) << number;
         number
     }
