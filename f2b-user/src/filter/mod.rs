@@ -507,7 +507,7 @@ impl Expressions {
             let found = match self.failregex[failregex].search_as(buffer, candidate) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                Err(OverBudget) if candidate.is_guess => {
+                Err(OverBudget) if candidate.is_guess() => {
                     candidates.unanswered();
                     continue;
                 }

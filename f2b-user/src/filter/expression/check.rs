@@ -39,7 +39,7 @@ fn same_match(patterns: &[Pattern], text: &str, set: &Set, guess: Option<Guess>)
     let led = loop {
         let mut is_guess = false;
         let next = iter::from_fn(|| {
-            candidates.as_mut()?.next(text).inspect(|candidate| is_guess = candidate.is_guess)
+            candidates.as_mut()?.next(text).inspect(|candidate| is_guess = candidate.is_guess())
         });
         match first_match(patterns, text, next) {
             Err(OverBudget) if is_guess => candidates.iter_mut().for_each(Candidates::unanswered),

@@ -19,6 +19,8 @@ use super::{
 
 /// Steps after which a search starts to remember.
 const STEPS_BEFORE_MEMORY: u32 = 4096;
+/// Steps that are spent on a mere guess.
+const BRIEF: u32 = 1024;
 /// Steps that a search may take: a fraction of a millisecond.
 const BUDGET: u32 = 200_000;
 /// The most that a search may have to remember, in bits.
@@ -111,13 +113,27 @@ pub(super) fn search(
     })
 }
 
+/// The same for a text that is known to take long.
+pub(super) fn search_long(
+    program: &Program,
+    text: &str,
+    first_way: u32,
+) -> Result<Option<Matched>, OverBudget> {
+    with_machine(program, text, first_way, |machine| {
+        if program.is_memorable {
+            machine.remember();
+        }
+        machine.search_within(0, BUDGET)
+    })
+}
+
 /// The same for a text that need not match: it gives up early.
 pub(super) fn search_briefly(
     program: &Program,
     text: &str,
     first_way: u32,
 ) -> Result<Option<Matched>, OverBudget> {
-    with_machine(program, text, first_way, |machine| machine.search_within(0, STEPS_BEFORE_MEMORY))
+    with_machine(program, text, first_way, |machine| machine.search_within(0, BRIEF))
 }
 
 fn with_machine(

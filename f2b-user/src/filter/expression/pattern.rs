@@ -192,10 +192,11 @@ impl Pattern {
         text: &'t str,
         candidate: Candidate,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        let matched = if candidate.is_guess {
-            machine::search_briefly(&self.program, text, candidate.first_way)?
-        } else {
-            machine::search(&self.program, text, 0, candidate.first_way)?
+        let Candidate { first_way, effort, .. } = candidate;
+        let matched = match effort {
+            Effort::Brief => machine::search_briefly(&self.program, text, first_way)?,
+            Effort::Usual => machine::search(&self.program, text, 0, first_way)?,
+            Effort::Long => machine::search_long(&self.program, text, first_way)?,
         };
         Ok(matched.map(|matched| Captured { text, names: &self.names, matched }))
     }
@@ -208,14 +209,28 @@ pub(in crate::filter) struct Candidate {
     pub(in crate::filter) index: usize,
     /// The ways of matching before this one are known to fail.
     first_way: u32,
-    /// Only some plain text was looked for.
-    pub(in crate::filter) is_guess: bool,
+    effort: Effort,
+}
+
+/// How much it is worth to find out whether a candidate matches.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effort {
+    /// Only some plain text was looked for: little.
+    Brief,
+    Usual,
+    /// A brief search did not find out.
+    Long,
 }
 
 impl Candidate {
     /// Of which nothing more is known.
     pub(in crate::filter) fn plain(index: usize) -> Self {
-        Self { index, first_way: 0, is_guess: false }
+        Self { index, first_way: 0, effort: Effort::Usual }
+    }
+
+    /// If it takes long to find out whether it matches, something else has to tell first that it may.
+    pub(in crate::filter) fn is_guess(self) -> bool {
+        self.effort == Effort::Brief
     }
 }
 
@@ -300,6 +315,13 @@ impl Set {
         let mut candidates: Vec<_> = found.iter().map(|way| self.ways[way.as_usize()]).collect();
         candidates.dedup_by_key(|candidate| candidate.index);
         candidates
+    }
+
+    /// Those from this expression on.
+    fn all_from(&self, index: usize, text: &str) -> Vec<Candidate> {
+        let mut all = self.all(text);
+        all.retain(|candidate| candidate.index >= index);
+        all
     }
 
     fn all_automaton(&self) -> Option<&meta::Regex> {
@@ -407,6 +429,8 @@ enum State {
     },
     /// Those from this one on are not known yet.
     From(usize),
+    /// The same, and this one takes long.
+    FromLong(usize),
     Listed(std::vec::IntoIter<Candidate>),
 }
 
@@ -436,12 +460,14 @@ impl<'s> Candidates<'s> {
                     *ways &= *ways - 1;
                     if way.index != *last {
                         (*tried, *last) = (*tried + 1, way.index);
-                        return Some(Candidate { is_guess: true, ..way });
+                        return Some(Candidate { effort: Effort::Brief, ..way });
                     }
                 }
-                State::From(index) => {
-                    let mut others = self.set.all(text);
-                    others.retain(|candidate| candidate.index >= *index);
+                State::From(index) => self.state = State::Listed(self.set.all_from(*index, text).into_iter()),
+                State::FromLong(index) => {
+                    let mut others = self.set.all_from(*index, text);
+                    let long = others.first_mut().filter(|first| first.index == *index);
+                    long.into_iter().for_each(|first| first.effort = Effort::Long);
                     self.state = State::Listed(others.into_iter());
                 }
                 State::Listed(left) => return left.next(),
@@ -452,7 +478,7 @@ impl<'s> Candidates<'s> {
     /// The last guess took too long: it has to be confirmed first.
     pub(in crate::filter) fn unanswered(&mut self) {
         if let State::Guessing { last, .. } = self.state {
-            self.state = State::From(last);
+            self.state = State::FromLong(last);
         }
     }
 }
