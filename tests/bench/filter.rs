@@ -1,9 +1,9 @@
 //! Our filters beside the real fail2ban's, in one run: the same lines through the stock sshd filter, both sides taking
 //! turns, so that a busy machine slows down both. `cargo xtask bench filter` runs it.
 //!
-//! What counts is the ratio: the median over the rounds, with the least and the largest beside it. The marks are those
-//! that the project has set itself; they are printed, never asserted, because machines are noisy. That both sides find
-//! equally many failures is asserted.
+//! What counts is the ratio of the fastest rounds of both sides, because whatever else the machine does only adds to
+//! them; the least and the largest ratio of a round stand beside it. The marks are those that the project has set itself;
+//! they are printed, never asserted, because machines are noisy. That both sides find equally many failures is asserted.
 
 #[path = "../reference/mod.rs"]
 mod reference;
@@ -24,14 +24,14 @@ use f2b::{
 use jiff::tz::TimeZone;
 use reference::{Fail2ban, copy, fail2ban};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 9;
 const LINES: usize = 6000;
 /// What the logs below were written at, in seconds since 1970.
 const NOW: f64 = 1_795_500_000.0;
 /// Lines that are logged in one second.
-const PER_SECOND: usize = 20;
+const PER_SECOND: usize = 100;
 /// How often ours reads the lines in the time of a round: once takes it milliseconds.
-const PASSES: u32 = 8;
+const PASSES: u32 = 10;
 /// How often the worst lines are tried; the fastest counts, because the machine's own pauses are longer.
 const TRIES: usize = 9;
 
@@ -148,11 +148,19 @@ fn garbage(dice: &mut Dice, _number: usize) -> String {
     format!("host {garbage}")
 }
 
-/// A user name that tries to frame somebody else, over and over.
+/// User names of 950 bytes that try to frame somebody else, or to keep the expressions busy.
 fn hostile(dice: &mut Dice, number: usize) -> String {
-    let framed = "x from 203.0.113.9 port 22 ssh2 ".repeat(40);
+    let pieces =
+        ["x from 203.0.113.9 port 22 ssh2 ", "x", "203.0.113.9 ", "a from ", "x ", "rhost=203.0.113.9 user="];
+    let name = &pieces[number % pieces.len()].repeat(950)[..950];
     let address = dice.address();
-    format!("host sshd[{number}]: Failed password for invalid user {} from {address} port 22", &framed[..950])
+    match number / pieces.len() % 3 {
+        0 => format!("host sshd[{number}]: Failed password for invalid user {name} from {address} port 22"),
+        1 => format!("host sshd[{number}]: Invalid user {name} from {address} port 22"),
+        _ => {
+            format!("host sshd[{number}]: Disconnected from invalid user {name} {address} port 22 [preauth]")
+        }
+    }
 }
 
 /// Numbers that are the same in every run (xorshift).
@@ -263,11 +271,14 @@ impl Table {
     fn row(&mut self, name: &str, mark: f64, rounds: &[(f64, f64)], lines: usize) {
         let mut ratios: Vec<_> = rounds.iter().map(|(real, ours)| real / ours).collect();
         ratios.sort_by(f64::total_cmp);
-        let micros = |side: fn(&(f64, f64)) -> f64| median(rounds.iter().map(side)) / lines as f64 * 1e6;
-        let (least, middle, most) = (ratios[0], ratios[ratios.len() / 2], ratios[ratios.len() - 1]);
-        let verdict = if middle >= mark { "met" } else { "missed" };
+        let micros = |side: fn(&(f64, f64)) -> f64| {
+            rounds.iter().map(side).fold(f64::INFINITY, f64::min) / lines as f64 * 1e6
+        };
+        let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+        let ratio = micros(|round| round.0) / micros(|round| round.1);
+        let verdict = if ratio >= mark { "met" } else { "missed" };
         let row = format!(
-            "{name:<39} {:>9.2} {:>9.3} {middle:>7.0}x {least:>6.0} {most:>6.0} {:>7} {verdict}",
+            "{name:<39} {:>9.2} {:>9.3} {ratio:>7.0}x {least:>6.0} {most:>6.0} {:>7} {verdict}",
             micros(|round| round.0),
             micros(|round| round.1),
             format!(">={mark}x"),

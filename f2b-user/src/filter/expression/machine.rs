@@ -20,7 +20,7 @@ use super::{
 /// Steps after which a search starts to remember.
 const STEPS_BEFORE_MEMORY: u32 = 4096;
 /// Steps that are spent on a mere guess.
-const BRIEF: u32 = 1024;
+const BRIEF: u32 = 2048;
 /// Steps that a search may take: a fraction of a millisecond.
 const BUDGET: u32 = 200_000;
 /// The most that a search may have to remember, in bits.
@@ -149,7 +149,7 @@ fn with_machine(
         let text = text.as_bytes();
         let (steps, memory, reach, tried) = (0, Memory::None, 0, 0);
         let mut machine =
-            Machine { program, text, scratch, first_way, steps, memory, reach, tried, next_text: None };
+            Machine { program, text, scratch, first_way, steps, memory, reach, tried, last_run: None };
         Ok(search(&mut machine)?.then(|| Matched {
             spans: Spans::from_slice(&machine.scratch.slots),
             reach: machine.reach,
@@ -177,14 +177,14 @@ struct Machine<'a> {
     /// No byte from here on was looked at.
     reach: usize,
     tried: u64,
-    next_text: Option<NextText<'a>>,
+    last_run: Option<LastRun<'a>>,
 }
 
-/// Where a text comes next, for all places between.
-struct NextText<'a> {
-    wanted: &'a [u8],
+/// Where a run ends, from all places between.
+struct LastRun<'a> {
+    run: &'a Run,
     from: usize,
-    at: usize,
+    end: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -247,8 +247,8 @@ impl<'a> Machine<'a> {
                     _ => return Ok(false),
                 }
             }
-            self.scratch.slots.clear();
             self.scratch.slots.resize(2 * self.program.groups, NOWHERE);
+            self.scratch.slots.fill(NOWHERE);
             self.scratch.frames.clear();
             if self.run(0, at, limit, true)?.is_some() {
                 return Ok(true);
@@ -417,14 +417,16 @@ impl<'a> Machine<'a> {
                 step += 1;
                 continue 'next;
             }
-            self.looked_at(at);
             self.steps += 1;
             if self.steps > limit {
                 return Err(OverBudget);
             }
             let failed_at = at;
             let next = self.step_back(base);
-            self.tried(next.map_or(0, |(_, at)| at), failed_at);
+            if program.is_watched {
+                self.looked_at(failed_at);
+                self.tried(next.map_or(0, |(_, at)| at), failed_at);
+            }
             match next {
                 Some(next) => (step, at) = next,
                 None => return Ok(None),
@@ -692,29 +694,22 @@ impl<'a> Machine<'a> {
     /// Where the longest run from `at` ends.
     fn longest(&mut self, run: &'a Run, at: usize) -> usize {
         let set = &self.program.sets[run.set];
-        match &run.unless {
-            Some(unless) => {
-                let stop = self.next_text(unless, at);
-                set.run(&self.text[..stop], at)
+        let Some(unless) = &run.unless else { return set.run(self.text, at) };
+        // Expressions that look for a text try many places, and from most of them the run ends at the same one.
+        let known = self.last_run.take().filter(|last| std::ptr::eq(last.run, run) && at <= last.end);
+        let (from, known_end) = known.map_or((self.text.len(), None), |last| (last.from, Some(last.end)));
+        let end = match known_end {
+            Some(end) if from <= at => end,
+            _ => {
+                // The text may begin in what is new and end behind it.
+                let searched = &self.text[at..self.text.len().min(from + unless.len() - 1)];
+                let stop = find(searched, unless).map(|found| at + found);
+                let new_end = set.run(&self.text[..stop.unwrap_or(from)], at);
+                if stop.is_none() && new_end == from { known_end.unwrap_or(from) } else { new_end }
             }
-            None => set.run(self.text, at),
-        }
-    }
-
-    /// Where `wanted` comes next, from `at` on; the text's end if it does not. Expressions that try many places look for
-    /// the same one again and again.
-    fn next_text(&mut self, wanted: &'a [u8], at: usize) -> usize {
-        let nothing = self.text.len();
-        let (from, last) = match &self.next_text {
-            Some(last) if last.wanted == wanted && at <= last.at => (last.from, Some(last.at)),
-            _ => (nothing, None),
         };
-        // Only what was not looked at then: it may begin there and end behind.
-        let end = nothing.min(from.saturating_add(wanted.len() - 1));
-        let new = (at < from).then(|| memmem::find(&self.text[at..end], wanted)).flatten();
-        let found = new.map_or(last.unwrap_or(nothing), |found| at + found);
-        self.next_text = Some(NextText { wanted, from: at.min(from), at: found });
-        found
+        self.last_run = Some(LastRun { run, from: from.min(at), end });
+        end
     }
 
     fn character(&self, at: usize) -> Option<char> {
@@ -779,6 +774,15 @@ impl<'a> Machine<'a> {
         }
         Some(place)
     }
+}
+
+/// Where `wanted` begins in `text`.
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    // To set up the faster search takes longer than to look.
+    if text.len() < 48 {
+        return text.windows(wanted.len()).position(|there| there == wanted);
+    }
+    memmem::find(text, wanted)
 }
 
 /// Whether `wanted` stands at `at`.

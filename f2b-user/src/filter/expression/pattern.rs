@@ -87,7 +87,7 @@ impl<'t> Captured<'t> {
         (!span.contains(&NOWHERE)).then(|| (span[0] as usize, span[1] as usize))
     }
 
-    /// The text behind this place has nothing to do with it.
+    /// The text behind this place has nothing to do with it. Only a [`bounded`](Pattern::bounded) expression tells.
     pub(in crate::filter) fn reach(&self) -> usize {
         self.matched.reach
     }
@@ -138,14 +138,17 @@ impl Pattern {
         Self::compile(syntax::parse(&python, multiline)?)
     }
 
-    /// Compiles an expression as Python reads it that must not begin, or end, inside of a word.
+    /// Compiles an expression as Python reads it that must not begin, or end, inside of a word. Its matches tell their
+    /// [`reach`](Captured::reach).
     pub(in crate::filter) fn bounded(python: &str, begin: bool, end: bool) -> Result<Self> {
         let mut expression = syntax::parse(python, false)?;
         let bound = |wanted: bool| {
             if wanted { Node::Assertion(Assertion::NotInsideWord) } else { Node::Empty }
         };
         expression.node = Node::Concat(vec![bound(begin), expression.node, bound(end)]);
-        Self::compile(expression)
+        let mut pattern = Self::compile(expression)?;
+        pattern.program.is_watched = true;
+        Ok(pattern)
     }
 
     fn compile(expression: Expression) -> Result<Self> {

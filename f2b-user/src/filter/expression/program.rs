@@ -241,6 +241,8 @@ pub(super) struct Program {
     pub(super) conditions: Vec<usize>,
     /// What follows a place depends on nothing but the place and the conditions: no back-references.
     pub(super) is_memorable: bool,
+    /// A search takes note of what it looks at.
+    pub(super) is_watched: bool,
     /// It can only match at the text's begin.
     pub(super) is_anchored: bool,
     /// The ASCII characters that a match can begin with; anything beyond ASCII always can. `None`: nothing is known.
@@ -283,6 +285,7 @@ impl Program {
             joins: compiler.joins,
             is_memorable: compiler.is_memorable && compiler.conditions.len() <= MAX_CONDITIONS,
             conditions: compiler.conditions,
+            is_watched: false,
             is_anchored: is_anchored(node),
             first: (!first.may_be_empty).then(|| Box::new(chars::table(first.ascii))),
         })
