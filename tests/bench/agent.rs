@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use anyhow::Result;
 use aya::maps::loaded_maps;
 use f2b::{
     ban::{ALL_PORTS, Step, Subject, Until},
@@ -70,16 +71,21 @@ fn with(kernel: &mut Kernel, memory: Vec<(String, u64)>) -> Agent {
     singles.sort_unstable();
     let single = Latency { p50: percentile(&singles, 50.0), p99: percentile(&singles, 99.0) };
 
+    // From an empty map, as after a reboot.
+    done(kernel.set_all((0..SINGLE).map(|n| (subject(n), Vec::new())), now));
     let start = Instant::now();
-    for n in 0..MANY {
-        kernel.set(subject(n), &hour, now).expect("there is room");
-    }
+    done(kernel.set_all((0..MANY).map(|n| (subject(n), hour.to_vec())), now));
     let restore = start.elapsed();
     let start = Instant::now();
     let bans = kernel.bans(now).expect("the map can be read");
     let dump = start.elapsed();
     assert_eq!(bans.len() as u32, MANY, "every ban is in the map");
     Agent { single, restore, dump, memory }
+}
+
+fn done(result: Result<Vec<(Subject, anyhow::Error)>>) {
+    let refused = result.expect("the kernel has a clock");
+    assert!(refused.is_empty(), "there is room: {:?}", refused.first());
 }
 
 /// Kernel memory of each map of f2b's with room for two million bans and a million in it, in bytes.
