@@ -137,7 +137,13 @@ fn a_full_map_refuses_loudly_and_keeps_what_it_has() {
     assert!(error.contains("all 16 places in the kernel are taken, 192.0.2.17 is not banned"), "{error}");
     let status = json(&lab, &["status", "--json"]);
     assert_eq!((&status["banned"], &status["capacity"]), (&16.into(), &16.into()));
-    assert!(f2b_ok(&lab, &["status"]).contains("100 % full; raise max_bans"));
+    let status = f2b_ok(&lab, &["status"]);
+    assert!(status.contains("100 % full; raise max_bans"), "{status}");
+    assert!(status.contains("|- Not banned:\t1 since the start"), "{status}");
+    let metrics = f2b_ok(&lab, &["metrics"]);
+    for line in ["f2b_banned_addresses 16", "f2b_max_bans 16", "f2b_refused_bans_total 1"] {
+        assert!(metrics.lines().any(|has| has == line), "{line}: {metrics}");
+    }
     f2b_ok(&lab, &["unban", "192.0.2.1"]);
     f2b_ok(&lab, &["ban", "sshd", "192.0.2.17"]);
 }
@@ -262,6 +268,45 @@ fn three_capabilities_and_a_place_for_the_pins_are_enough() {
     let status = f2b_ok(&lab, &["--socket", "/dev/shm/f2b/sock", "status"]);
     assert!(status.contains("eth0 (native)"), "{status}");
     f2b_ok(&lab, &["--socket", "/dev/shm/f2b/sock", "ban", "sshd", "192.0.2.7", "192.0.2.128/25"]);
+}
+
+// Numbers
+
+#[test]
+fn metrics_are_the_packets_that_were_sent() {
+    let lab = Lab::network_only();
+    let _agent = Agent::start(&lab, "[sshd]\nport = 9999\nprotocol = udp\n");
+    let (banned, free) = (attacker_v4(7), attacker_v4(8));
+    f2b_ok(&lab, &["ban", "sshd", &banned.to_string()]);
+    let sink = Sink::open(&lab, PORT + 1);
+    let sent = [(banned, PORT), (banned, PORT + 1), (free, PORT + 1)].map(|(from, port)| {
+        let flood = Flood::start(&lab, from, port);
+        sleep(Duration::from_millis(50));
+        flood.stop()
+    });
+    let [dropped, other_ports, passed] = sent;
+    assert!(sent.iter().all(|sent| *sent > 0), "{sent:?}");
+    // Ethernet, IPv4, UDP, and what a flood's packet holds.
+    let bytes = dropped * (14 + 20 + 8 + 18);
+    let metrics = f2b_ok(&lab, &["metrics"]);
+    let value = |name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name}: {metrics}"))
+    };
+    let frames = |verdict: &str| {
+        value(&format!("f2b_interface_frames_total{{interface=\"eth0\",verdict=\"{verdict}\"}}"))
+    };
+    assert_eq!((frames("dropped"), frames("other_ports")), (dropped, other_ports));
+    assert_eq!(value("f2b_frames_total{verdict=\"dropped\"}"), dropped);
+    assert_eq!(value("f2b_scope_dropped_packets_total{ports=\"udp 9999\"}"), dropped);
+    assert_eq!(value("f2b_scope_dropped_bytes_total{ports=\"udp 9999\"}"), bytes);
+    assert_eq!(value("f2b_scope_dropped_packets_total{ports=\"all ports\"}"), 0);
+    // Neighbours ask for each other with IPv6, too.
+    assert!((passed..passed + 100).contains(&frames("passed")), "{metrics}");
+    assert_eq!(value("f2b_interface_protected{interface=\"eth0\",mode=\"native\",reason=\"\"}"), 1);
+    assert_eq!((value("f2b_banned_addresses"), value("f2b_max_bans")), (1, 131_072));
+    assert_eq!(json(&lab, &["metrics", "--json"])["packets"]["dropped"], dropped);
+    drop(sink);
 }
 
 // Sizes and layouts

@@ -64,6 +64,8 @@ pub struct Agent<M> {
     own: Own,
     config_dir: Option<PathBuf>,
     dry_run: bool,
+    /// Bans that the kernel did not take.
+    refused: u64,
     /// Up to where the journal's lines were decided on.
     cursor: Option<String>,
     cursor_is_stored: bool,
@@ -84,6 +86,7 @@ impl<M: BanMap> Agent<M> {
             own: config.own,
             config_dir,
             dry_run: false,
+            refused: 0,
             cursor: None,
             cursor_is_stored: true,
         }
@@ -152,6 +155,7 @@ impl<M: BanMap> Agent<M> {
         });
         for (subject, error) in self.map.set_all(missing, now)? {
             restored -= 1;
+            self.refused += 1;
             error!(ip = %subject, "Not restored: {error:#}");
             // It stays in the store: the next start may have room for it.
             for owner in self.bans.owners(subject) {
@@ -267,6 +271,7 @@ impl<M: BanMap> Agent<M> {
             self.bans.until_of(subject, jail).map(|until| (until, self.bans.scopes_of(subject, jail)));
         let changes = self.bans.add(subject, jail, until, self.scopes.get(jail).copied().unwrap_or_default());
         if let Err(error) = self.apply(changes, now) {
+            self.refused += 1;
             // What the kernel does not hold is not banned, whatever the agent would like.
             let undone = match before {
                 Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
@@ -373,6 +378,7 @@ impl<M: BanMap> Agent<M> {
             scopes: self.map.scopes()?,
             capacity: self.map.capacity(),
             packets: self.map.counters()?.into(),
+            refused: self.refused,
             dry_run: self.dry_run,
         }))
     }

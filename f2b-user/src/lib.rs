@@ -18,6 +18,7 @@
 //! - [`net`]: interfaces, routes and own addresses, from rtnetlink
 //! - [`store`]: what outlives the process: bans and who asked for them (SQLite)
 //! - [`control`]: requests to the running agent, and its answers
+//! - [`metrics`]: what is counted, as Prometheus reads it
 //! - [`agent`]: one event loop that owns jails, ban set, map and store
 //!
 //! Deliberately absent: I/O or a clock in decisions (`filter`, `jail`, `ban` take `now` as an argument); aya outside
@@ -33,6 +34,7 @@ pub mod filter;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod jail;
+pub mod metrics;
 pub mod net;
 pub mod scope;
 pub mod source;

@@ -51,7 +51,7 @@ fn main() {
     let costs = cost::measure();
     println!("the program alone measured, {}", since_start());
     let agent = agent::measure();
-    println!("the agent measured, {}", since_start());
+    println!("the agent measured, {}\n{agent}", since_start());
 
     let labs: Vec<_> =
         Contender::all().into_iter().map(|contender| (contender, Lab::network_only())).collect();

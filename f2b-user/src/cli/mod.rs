@@ -4,6 +4,7 @@ mod ban;
 mod banned;
 mod config;
 mod detach;
+mod metrics;
 mod regex;
 mod reload;
 mod run;
@@ -58,6 +59,8 @@ enum Command {
     Ban(ban::Ban),
     /// Free addresses, whoever banned them
     Unban(unban::Unban),
+    /// Print what is counted, as Prometheus reads it
+    Metrics,
     /// Make the agent read its configuration again
     Reload,
     /// Show or check the configuration, or write the built-in one
@@ -93,6 +96,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Banned => banned::run(&cli.global),
         Command::Ban(command) => command.run(&cli.global),
         Command::Unban(command) => command.run(&cli.global),
+        Command::Metrics => metrics::run(&cli.global),
         Command::Reload => reload::run(&cli.global),
         Command::Config(command) => command.run(&cli.global),
         Command::Regex(command) => command.run(&cli.global),

@@ -52,6 +52,12 @@ fn agent(status: &control::Status) -> String {
     let Packets { dropped, lapsed, other_ports, allowed, not_ip, malformed, .. } = status.packets;
     let share = status.banned.saturating_sub(status.prefixes) as f64 / f64::from(status.capacity) * 100.0;
     let high = if share >= HIGH_WATER { "; raise max_bans in f2b.local" } else { "" };
+    let refused = match status.refused {
+        0 => String::new(),
+        refused => {
+            format!("|- Not banned:\t{refused} since the start, because the kernel did not take them\n")
+        }
+    };
     let prefixes = match status.prefixes {
         0 => String::new(),
         prefixes => format!(", {prefixes} of them prefixes"),
@@ -60,6 +66,7 @@ fn agent(status: &control::Status) -> String {
         "|- Banned:\t{}{prefixes}; {} addresses fit ({share:.0} % full{high})\n",
         status.banned, status.capacity,
     ));
+    out.push_str(&refused);
     out.push_str("|- Ports:\n");
     for ScopeStatus { ports, packets, bytes, .. } in &status.scopes {
         out.push_str(&format!("|  |- {ports}:\t{packets} packets dropped, {bytes} bytes\n"));

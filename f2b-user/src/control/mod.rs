@@ -70,6 +70,8 @@ pub struct Status {
     /// What bans cover, and what was dropped because of it.
     pub scopes: Vec<ScopeStatus>,
     pub packets: Packets,
+    /// Bans that the kernel did not take since the start: most of all, for want of room.
+    pub refused: u64,
     pub dry_run: bool,
 }
 
