@@ -603,6 +603,9 @@ impl Expressions {
         let dns = groups.get(Name::DNS);
         let (host, name) = match (ip, dns.or(given)) {
             (Some(ip), _) => (Identity::address(ip, prefix), ip),
+            (None, Some(name)) if dns.is_none() && self.usedns != UseDns::Raw => {
+                (Identity::spelled(name)?, name)
+            }
             (None, Some(name)) => (Identity::raw(name), name),
             (None, None) => return None,
         };
@@ -612,6 +615,9 @@ impl Expressions {
         }
         let resolved = by_name && self.usedns != UseDns::Raw;
         let (fid, other) = match given {
+            Some(given) if given != name && !resolved && self.usedns != UseDns::Raw => {
+                (Identity::spelled(given)?.text, Some(host.text))
+            }
             Some(given) if given != name && !resolved => (given.into(), Some(host.text)),
             _ => (host.text, None),
         };
