@@ -284,6 +284,11 @@ impl Filter {
         failures
     }
 
+    /// When `line` was logged, in seconds since 1970, if it has a date. Local times are in `zone`.
+    pub fn time_of(&self, line: &str, zone: &TimeZone, now: f64) -> Option<f64> {
+        dated(&mut self.context(zone.clone(), now), line, None, now)?.1
+    }
+
     /// How many lines an expression may span.
     pub fn maxlines(&self) -> usize {
         self.inner.maxlines

@@ -22,10 +22,13 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{
-    Line,
+    Batch, Line,
     unit::{self, How, Resolved},
 };
 use crate::filter::python::repr;
+
+/// The journal's name among the positions that are stored.
+pub const SOURCE: &str = "journal";
 
 /// How often the reader looks while entries arrive: the median delay is half of it.
 const POLL_ACTIVE: Duration = Duration::from_millis(5);
@@ -290,16 +293,6 @@ pub enum Position {
     },
 }
 
-/// What the reader tells the agent.
-#[derive(Debug)]
-pub struct Batch {
-    pub lines: Vec<Line>,
-    /// The position after these lines.
-    pub cursor: String,
-    /// They were decided on before, see [`Position::Replay`].
-    pub replayed: bool,
-}
-
 /// A running reader. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Reader {
@@ -446,7 +439,11 @@ impl Worker {
                 entry.read(journal, &wanted, &lossy)?;
                 let time = SystemTime::UNIX_EPOCH + Duration::from_micros(entry.micros(journal)?);
                 let takers = jails.iter().filter(|(_, wanted)| wanted.accepts(&entry));
-                lines.extend(takers.map(|(jail, _)| Line { jail: jail.clone(), time, text: entry.text() }));
+                lines.extend(takers.map(|(jail, _)| Line {
+                    jail: jail.clone(),
+                    time: Some(time),
+                    text: entry.text(),
+                }));
             }
             if read > 0 {
                 let cursor = journal.cursor()?;
@@ -454,7 +451,8 @@ impl Worker {
                 if !replayed || reached {
                     self.position = Position::After(cursor.clone());
                 }
-                if self.lines.blocking_send(Batch { lines, cursor, replayed }).is_err() {
+                let batch = Batch { lines, source: SOURCE.into(), position: cursor, replayed };
+                if self.lines.blocking_send(batch).is_err() {
                     return Ok(());
                 }
                 last_entry = Instant::now();

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use super::{
     chars::{ascii, may_be_wide},
-    shape::{self, single},
+    shape::single,
     syntax::{Assertion, Class, Node, Repetition},
 };
 

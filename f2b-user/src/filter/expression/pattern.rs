@@ -104,11 +104,6 @@ impl<'t> Captured<'t> {
         self.names.groups.iter().map(|(name, index)| (*name, self.get(*index)))
     }
 
-    /// How many named groups there are.
-    pub(in crate::filter) fn named_count(&self) -> usize {
-        self.names.groups.len()
-    }
-
     /// Which groups are parts of others.
     pub(in crate::filter) fn parts(&self) -> &Parts {
         &self.names.parts
