@@ -9,6 +9,7 @@ use std::{
     io::Write as _,
     net::IpAddr,
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
     time::Duration,
 };
@@ -36,7 +37,8 @@ impl Log {
     /// Failures of `attacker`, in one write.
     fn fail(&mut self, attacker: IpAddr, times: u64) {
         self.failures += times;
-        write(&mut self.open(), &line(attacker).repeat(times as usize));
+        let lines: String = (0..times).map(|_| line(attacker)).collect();
+        write(&mut self.open(), &lines);
     }
 
     fn rotated(&self) -> PathBuf {
@@ -44,9 +46,12 @@ impl Log {
     }
 }
 
+/// A failure. Each connection has a process of its own.
 fn line(attacker: IpAddr) -> String {
+    static PID: AtomicU32 = AtomicU32::new(1000);
+    let pid = PID.fetch_add(1, Ordering::Relaxed);
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00");
-    format!("{now} host sshd[42]: Failed password for root from {attacker} port 4242 ssh2\n")
+    format!("{now} host sshd[{pid}]: Failed password for root from {attacker} port 4242 ssh2\n")
 }
 
 fn write(file: &mut File, text: &str) {
@@ -60,7 +65,7 @@ fn jail(log: &Log, backend: &str) -> String {
 
 #[test]
 fn a_file_that_appears_and_is_rotated_counts_every_failure_once() {
-    let lab = Lab::network_only();
+    let lab = Lab::new();
     let mut log = Log::new(&lab);
     let agent = Agent::start(&lab, &jail(&log, "polling"));
     wait_until(PATIENCE, "it says what it waits for", || {

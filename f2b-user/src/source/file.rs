@@ -8,7 +8,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, Metadata},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -113,10 +112,7 @@ fn head(file: &File) -> u64 {
     let line = bytes[..read].split(|byte| *byte == b'\n').next().unwrap_or_default();
     // A first line that is not complete yet tells nothing.
     let line = if line.len() == read && read < HEAD { &[][..] } else { line };
-    // Stored: the same in every process.
-    let mut hasher = DefaultHasher::new();
-    line.hash(&mut hasher);
-    hasher.finish()
+    fingerprint(line)
 }
 
 /// A running reader. Dropping it stops the thread.
@@ -297,34 +293,43 @@ impl Worker {
             return Ok(false);
         }
         log.looked = Instant::now();
-        let Some(next) = next_file(path, log.open.as_ref()) else { return Ok(false) };
-        info!("{} was rotated", path.display());
-        log.old = log.open.replace(next).map(|old| (old, Instant::now()));
+        match &mut log.open {
+            Some(open) if open.is_truncated() => {
+                info!("{} was truncated", path.display());
+                open.restart();
+            }
+            open => match another_file(path, open.as_ref()) {
+                Some(next) => {
+                    info!("{} was rotated", path.display());
+                    log.old = log.open.replace(next).map(|old| (old, Instant::now()));
+                }
+                None => return Ok(false),
+            },
+        }
         Ok(true)
     }
 }
 
-/// The file to go on with, if the path leads to another one than the one that is open, or if that one was truncated.
-fn next_file(path: &Path, open: Option<&Open>) -> Option<Open> {
+/// The file to go on with, if the path leads to another one than the one that is open.
+fn another_file(path: &Path, open: Option<&Open>) -> Option<Open> {
     // While it is away, the old one may still be written to.
     let data = fs::metadata(path).ok()?;
-    if let Some(open) = open {
-        let is_same = (data.dev(), data.ino()) == (open.position.device, open.position.inode);
-        let is_longer = data.len() >= open.position.offset + open.begun.len() as u64;
-        let nothing = head_of_nothing();
-        let now = head(&open.file);
-        if is_same && is_longer && (now == open.position.head || open.position.head == nothing) {
-            return None;
-        }
+    let is_same = |open: &Open| (data.dev(), data.ino()) == (open.position.device, open.position.inode);
+    if open.is_some_and(is_same) {
+        return None;
     }
     Open::at_begin(path).ok()
 }
 
 /// The head of a file whose first line is not complete.
 fn head_of_nothing() -> u64 {
-    let mut hasher = DefaultHasher::new();
-    [0_u8; 0][..].hash(&mut hasher);
-    hasher.finish()
+    fingerprint(&[])
+}
+
+/// FNV-1a: stored, so that it must be the same in every version.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 fn batch(
@@ -396,8 +401,13 @@ impl Open {
         if read == 0 {
             return Ok(None);
         }
+        let head = head(&self.file);
         if self.position.head == head_of_nothing() {
-            self.position.head = head(&self.file);
+            self.position.head = head;
+        } else if head != self.position.head && self.file.metadata()?.len() >= from + read as u64 {
+            // Truncated, and already longer again: what was read belongs to what is new.
+            self.restart();
+            return Ok(Some((Vec::new(), false)));
         }
         let mut lines = Vec::new();
         for piece in bytes[..read].split_inclusive(|byte| *byte == b'\n') {
@@ -421,6 +431,20 @@ impl Open {
             }
         }
         Ok(Some((lines, is_replay)))
+    }
+
+    /// Whether it has become shorter, or another first line.
+    fn is_truncated(&self) -> bool {
+        let from = self.position.offset + self.begun.len() as u64;
+        let is_shorter = self.file.metadata().is_ok_and(|data| data.len() < from);
+        is_shorter || self.position.head != head_of_nothing() && head(&self.file) != self.position.head
+    }
+
+    /// Reads it from its begin.
+    fn restart(&mut self) {
+        (self.position.offset, self.replayed_to, self.is_cut) = (0, 0, false);
+        self.position.head = head(&self.file);
+        self.begun.clear();
     }
 
     /// The last line of a file to which nothing is written any more, if it has no end.
@@ -576,12 +600,16 @@ mod tests {
         assert_eq!((replayed.len(), is_replay), (2, true));
         let (new, is_replay) = open.read().unwrap().unwrap();
         assert_eq!((new.len(), is_replay), (1, false));
-        let mut next = next_file(&path, Some(&open)).unwrap();
+        let mut next = another_file(&path, Some(&open)).unwrap();
         assert_eq!(lines(&mut next), ["new"]);
-        assert!(next_file(&path, Some(&next)).is_none());
+        assert!(another_file(&path, Some(&next)).is_none() && !next.is_truncated());
         // Truncated, and already longer than before.
         fs::write(&path, "another first line\nand more\n").unwrap();
-        let mut next = next_file(&path, Some(&next)).unwrap();
-        assert_eq!(lines(&mut next).len(), 2);
+        assert!(next.is_truncated());
+        assert_eq!(lines(&mut next), ["another first line", "and more"]);
+        fs::write(&path, "short\n").unwrap();
+        assert_eq!((lines(&mut next).len(), next.is_truncated()), (0, true));
+        next.restart();
+        assert_eq!(lines(&mut next), ["short"]);
     }
 }
