@@ -204,8 +204,8 @@ fn each_jail_sees_its_service_on_every_distribution() {
     ] {
         let expected: BTreeSet<_> = entries.iter().flat_map(expected).collect();
         write_journal(&lab, entries.iter().chain(OTHERS));
-        let jails = jails(&lab);
-        let seen = lab.inside(Host::Server, || read(&jails));
+        // Where there are no log files: a jail that finds its own would read them.
+        let seen = lab.inside(Host::Server, || read(&jails(&lab)));
         assert_eq!(seen, expected, "{distribution}");
         println!("{distribution}: {} entries, each seen by its jail", entries.len());
     }
