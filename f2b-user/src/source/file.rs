@@ -6,7 +6,7 @@
 //! truncating.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
@@ -45,6 +45,8 @@ const HEAD: usize = 256;
 const REPLAY: u64 = 4 << 20;
 /// How long a file is read on after another one took its place: whoever writes may not know yet.
 const OLD_FILE: Duration = Duration::from_secs(10);
+/// How long a file that has gone is waited for at its place, if no pattern finds it.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// Lines that are read in search of one with a date.
 const UNDATED: usize = 100;
 
@@ -137,8 +139,17 @@ impl Reader {
         lines: mpsc::Sender<Batch>,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let logs = BTreeMap::new();
-        let worker = Worker { watches, positions, since, replay, lines, stop: Arc::clone(&stop), logs };
+        let worker = Worker {
+            watches,
+            positions,
+            since,
+            replay,
+            lines,
+            stop: Arc::clone(&stop),
+            logs: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            buffer: vec![0; CHUNK],
+        };
         let thread = thread::Builder::new().name("files".into()).spawn(move || worker.run());
         Ok(Self { stop, thread: Some(thread.context("starting the reader of log files")?) })
     }
@@ -164,17 +175,85 @@ struct Worker {
     lines: mpsc::Sender<Batch>,
     stop: Arc<AtomicBool>,
     logs: BTreeMap<PathBuf, Log>,
+    /// Files that cannot be opened; that was said.
+    unreadable: BTreeSet<PathBuf>,
+    /// Room for what is read.
+    buffer: Vec<u8>,
 }
 
 /// A file that is followed.
 struct Log {
     /// The watches that want its lines, by number.
     takers: Vec<usize>,
-    /// The file that the path led to when it was looked the last time; `None`: none yet.
-    open: Option<Open>,
+    /// The file that the path led to when it was looked the last time.
+    open: Open,
     looked: Instant,
+    /// Since when the path has led nowhere.
+    gone: Option<Instant>,
     /// The file before, and since when it is.
     old: Option<(Open, Instant)>,
+    /// It cannot be read; that was said.
+    is_failing: bool,
+}
+
+impl Log {
+    fn new(taker: usize, open: Open) -> Self {
+        let looked = Instant::now();
+        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false }
+    }
+
+    /// The next lines, and whether they were decided on before.
+    fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Vec<u8>>, bool)> {
+        match self.open.read(buffer) {
+            Ok(read) => {
+                self.is_failing = false;
+                if read.is_some() {
+                    return read;
+                }
+            }
+            Err(error) if !self.is_failing => {
+                self.is_failing = true;
+                warn!("{} cannot be read, trying again: {error}", path.display());
+            }
+            Err(_) => {}
+        }
+        let (old, since) = self.old.as_mut()?;
+        let is_over = since.elapsed() > OLD_FILE;
+        let lines = match old.read(buffer) {
+            Ok(Some((lines, _))) => Some(lines),
+            Ok(None) | Err(_) if is_over => old.last_line(),
+            Ok(None) | Err(_) => None,
+        };
+        if is_over {
+            self.old = None;
+        }
+        lines.map(|lines| (lines, false))
+    }
+
+    /// Looks whether the path still leads to the same file; whether it does not.
+    fn look(&mut self, path: &Path) -> bool {
+        self.looked = Instant::now();
+        let Ok(data) = fs::metadata(path) else {
+            // Whoever writes may still write to the file that is open.
+            self.gone.get_or_insert(self.looked);
+            return false;
+        };
+        self.gone = None;
+        let is_same = (data.dev(), data.ino()) == (self.open.position.device, self.open.position.inode);
+        if is_same && self.open.is_truncated() {
+            info!("{} was truncated", path.display());
+            self.open.restart();
+            return true;
+        }
+        if is_same {
+            return false;
+        }
+        // If it cannot be opened, it is looked again.
+        let Ok(next) = Open::at_begin(path) else { return false };
+        info!("{} was rotated", path.display());
+        self.old = Some((std::mem::replace(&mut self.open, next), self.looked));
+        true
+    }
 }
 
 /// An open file and how far it was read.
@@ -224,6 +303,7 @@ impl Worker {
     /// Looks for files that were not there before. Those that are there at the start are read from where the find window
     /// begins, those that come later from their begin.
     fn search(&mut self, at_start: bool) {
+        self.logs.retain(|_, log| log.gone.is_none_or(|since| since.elapsed() < FORGET_AFTER));
         for (number, watch) in self.watches.iter().enumerate() {
             let mut found = 0;
             for pattern in &watch.paths {
@@ -235,7 +315,7 @@ impl Worker {
                         }
                         continue;
                     }
-                    let stored = self.positions.get(&source(&path)).and_then(|text| text.parse().ok());
+                    let stored = self.positions.remove(&source(&path)).and_then(|text| text.parse().ok());
                     let start = match stored {
                         Some(position) => Start::Stored(position, self.replay && at_start),
                         None if !at_start => Start::Begin,
@@ -245,14 +325,16 @@ impl Worker {
                     let open = match Open::new(&path, start, watch) {
                         Ok(open) => open,
                         Err(error) => {
-                            warn!(jail = watch.jail, "{}: {error}; trying again", path.display());
+                            if self.unreadable.insert(path.clone()) {
+                                let file = path.display();
+                                warn!(jail = watch.jail, "{file} cannot be read, trying again: {error}");
+                            }
                             continue;
                         }
                     };
+                    self.unreadable.remove(&path);
                     info!(jail = watch.jail, offset = open.position.offset, "Following {}", path.display());
-                    let log =
-                        Log { takers: vec![number], open: Some(open), looked: Instant::now(), old: None };
-                    self.logs.insert(path, log);
+                    self.logs.insert(path, Log::new(number, open));
                 }
             }
             if found == 0 && at_start {
@@ -265,60 +347,12 @@ impl Worker {
     /// Reads what was written to one file since the last time; whether there was anything.
     fn read(&mut self, path: &Path) -> Result<bool, Stopped> {
         let Some(log) = self.logs.get_mut(path) else { return Ok(false) };
-        if let Some(open) = &mut log.open {
-            match open.read() {
-                Ok(Some((lines, replayed))) => {
-                    let batch = batch(path, &lines, &log.takers, &self.watches, open.position, replayed);
-                    return self.lines.blocking_send(batch).map(|()| true).map_err(|_closed| Stopped);
-                }
-                Ok(None) => {}
-                Err(error) => warn!("{}: {error}; trying again", path.display()),
-            }
+        if let Some((lines, replayed)) = log.read(path, &mut self.buffer) {
+            let batch = batch(path, &lines, &log.takers, &self.watches, log.open.position, replayed);
+            return self.lines.blocking_send(batch).map(|()| true).map_err(|_closed| Stopped);
         }
-        if let Some((old, since)) = &mut log.old {
-            let lines = match old.read() {
-                Ok(Some((lines, _))) => Some(lines),
-                Ok(None) | Err(_) if since.elapsed() > OLD_FILE => old.last_line(),
-                Ok(None) | Err(_) => None,
-            };
-            if since.elapsed() > OLD_FILE {
-                log.old = None;
-            }
-            if let Some((open, lines)) = log.open.as_ref().zip(lines) {
-                let batch = batch(path, &lines, &log.takers, &self.watches, open.position, false);
-                return self.lines.blocking_send(batch).map(|()| true).map_err(|_closed| Stopped);
-            }
-        }
-        if log.looked.elapsed() < LOOK_EVERY {
-            return Ok(false);
-        }
-        log.looked = Instant::now();
-        match &mut log.open {
-            Some(open) if open.is_truncated() => {
-                info!("{} was truncated", path.display());
-                open.restart();
-            }
-            open => match another_file(path, open.as_ref()) {
-                Some(next) => {
-                    info!("{} was rotated", path.display());
-                    log.old = log.open.replace(next).map(|old| (old, Instant::now()));
-                }
-                None => return Ok(false),
-            },
-        }
-        Ok(true)
+        Ok(log.looked.elapsed() > LOOK_EVERY && log.look(path))
     }
-}
-
-/// The file to go on with, if the path leads to another one than the one that is open.
-fn another_file(path: &Path, open: Option<&Open>) -> Option<Open> {
-    // While it is away, the old one may still be written to.
-    let data = fs::metadata(path).ok()?;
-    let is_same = |open: &Open| (data.dev(), data.ino()) == (open.position.device, open.position.inode);
-    if open.is_some_and(is_same) {
-        return None;
-    }
-    Open::at_begin(path).ok()
 }
 
 /// The head of a file whose first line is not complete.
@@ -392,12 +426,12 @@ impl Open {
     }
 
     /// The next complete lines, and whether they were decided on before. `None` at the file's end.
-    fn read(&mut self) -> io::Result<Option<(Vec<Vec<u8>>, bool)>> {
-        let mut bytes = vec![0; CHUNK];
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<(Vec<Vec<u8>>, bool)>> {
         let from = self.position.offset + self.begun.len() as u64;
         let is_replay = from < self.replayed_to;
-        let most = if is_replay { (self.replayed_to - from).min(CHUNK as u64) as usize } else { CHUNK };
-        let read = self.file.read_at(&mut bytes[..most], from)?;
+        let room = buffer.len();
+        let most = if is_replay { (self.replayed_to - from).min(room as u64) as usize } else { room };
+        let read = self.file.read_at(&mut buffer[..most], from)?;
         if read == 0 {
             return Ok(None);
         }
@@ -410,7 +444,7 @@ impl Open {
             return Ok(Some((Vec::new(), false)));
         }
         let mut lines = Vec::new();
-        for piece in bytes[..read].split_inclusive(|byte| *byte == b'\n') {
+        for piece in buffer[..read].split_inclusive(|byte| *byte == b'\n') {
             self.begun.extend_from_slice(piece);
             if piece.ends_with(b"\n") {
                 let mut line = std::mem::take(&mut self.begun);
@@ -528,7 +562,7 @@ mod tests {
 
     fn lines(open: &mut Open) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some((lines, _)) = open.read().unwrap() {
+        while let Some((lines, _)) = open.read(&mut [0; 4096]).unwrap() {
             all.extend(lines.iter().map(|line| String::from_utf8_lossy(line).trim_end().to_owned()));
         }
         all
@@ -596,13 +630,15 @@ mod tests {
         let mut open = Open::new(&path, Start::Stored(stored, false), &watch(&path)).unwrap();
         assert_eq!(lines(&mut open), ["third"]);
         let mut open = Open::new(&path, Start::Stored(stored, true), &watch(&path)).unwrap();
-        let (replayed, is_replay) = open.read().unwrap().unwrap();
+        let (replayed, is_replay) = open.read(&mut [0; 4096]).unwrap().unwrap();
         assert_eq!((replayed.len(), is_replay), (2, true));
-        let (new, is_replay) = open.read().unwrap().unwrap();
+        let (new, is_replay) = open.read(&mut [0; 4096]).unwrap().unwrap();
         assert_eq!((new.len(), is_replay), (1, false));
-        let mut next = another_file(&path, Some(&open)).unwrap();
+        let mut log = Log::new(0, open);
+        assert!(log.look(&path) && !log.look(&path));
+        let mut next = log.open;
         assert_eq!(lines(&mut next), ["new"]);
-        assert!(another_file(&path, Some(&next)).is_none() && !next.is_truncated());
+        assert!(!next.is_truncated());
         // Truncated, and already longer than before.
         fs::write(&path, "another first line\nand more\n").unwrap();
         assert!(next.is_truncated());
