@@ -12,19 +12,19 @@ use std::{
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Error, Result};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Batch, Line, charset::Charset};
+use super::{
+    Batch, Line,
+    charset::Charset,
+    thread::{Stop, Thread},
+};
 use crate::{config::LogPath, filter::Filter};
 
 /// How often files are read while lines arrive, and when there were none for [`IDLE_AFTER`].
@@ -120,8 +120,7 @@ fn head(file: &File) -> u64 {
 /// A running reader. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Reader {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Thread,
 }
 
 impl Reader {
@@ -138,29 +137,11 @@ impl Reader {
         replay: bool,
         lines: mpsc::Sender<Batch>,
     ) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker {
-            watches,
-            positions,
-            since,
-            replay,
-            lines,
-            stop: Arc::clone(&stop),
-            logs: BTreeMap::new(),
-            unreadable: BTreeSet::new(),
-            buffer: vec![0; CHUNK],
+        let (logs, unreadable, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; CHUNK]);
+        let run = move |stop| {
+            Worker { watches, positions, since, replay, lines, stop, logs, unreadable, buffer }.run();
         };
-        let thread = thread::Builder::new().name("files".into()).spawn(move || worker.run());
-        Ok(Self { stop, thread: Some(thread.context("starting the reader of log files")?) })
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // The thread may wait for room in the channel, which the agent that drops us no longer makes: it must not be
-        // joined. It ends by itself when the channel closes or at its next look.
-        drop(self.thread.take());
+        Ok(Self { _thread: Thread::start("log files", run)? })
     }
 }
 
@@ -173,7 +154,7 @@ struct Worker {
     since: SystemTime,
     replay: bool,
     lines: mpsc::Sender<Batch>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     logs: BTreeMap<PathBuf, Log>,
     /// Files that cannot be opened; that was said.
     unreadable: BTreeSet<PathBuf>,
@@ -297,7 +278,7 @@ impl Worker {
     }
 
     fn go_on(&self) -> Result<(), Stopped> {
-        if self.stop.load(Ordering::Relaxed) || self.lines.is_closed() { Err(Stopped) } else { Ok(()) }
+        if self.stop.is_asked_for() || self.lines.is_closed() { Err(Stopped) } else { Ok(()) }
     }
 
     /// Looks for files that were not there before. Those that are there at the start are read from where the find window

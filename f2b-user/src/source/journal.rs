@@ -8,11 +8,7 @@ use std::{
     fmt,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -23,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     Batch, Line,
+    thread::{Stop, Thread},
     unit::{self, How, Resolved},
 };
 use crate::filter::python::repr;
@@ -296,31 +293,22 @@ pub enum Position {
 /// A running reader. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Reader {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Thread,
 }
 
 impl Reader {
     /// Starts to read the entries that `jails` ask for, from `position` on, into `lines`. A full channel makes the
     /// reader wait; the journal keeps what it has not read.
+    ///
+    /// # Errors
+    /// The thread does not start.
     pub fn start(
         jails: Vec<(String, JournalMatch)>,
         position: Position,
         lines: mpsc::Sender<Batch>,
     ) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker { jails, position, lines, stop: Arc::clone(&stop) };
-        let thread = thread::Builder::new().name("journal".into()).spawn(move || worker.run());
-        Ok(Self { stop, thread: Some(thread.context("starting the journal reader")?) })
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // The thread may wait for room in the channel, which the agent that drops us no longer makes: it must not be
-        // joined. It ends by itself when the channel closes or at its next look.
-        drop(self.thread.take());
+        let run = move |stop| Worker { jails, position, lines, stop }.run();
+        Ok(Self { _thread: Thread::start("the journal", run)? })
     }
 }
 
@@ -328,7 +316,7 @@ struct Worker {
     jails: Vec<(String, JournalMatch)>,
     position: Position,
     lines: mpsc::Sender<Batch>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 /// Why a session with the journal ended.
@@ -363,7 +351,7 @@ impl Worker {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.lines.is_closed()
+        self.stop.is_asked_for() || self.lines.is_closed()
     }
 
     fn follow(&mut self, mut journal: Journal) -> End {

@@ -3,6 +3,7 @@
 pub mod charset;
 pub mod file;
 pub mod journal;
+mod thread;
 pub mod unit;
 
 use std::time::{Duration, SystemTime};
