@@ -142,6 +142,33 @@ fn a_full_map_refuses_loudly_and_keeps_what_it_has() {
     f2b_ok(&lab, &["ban", "sshd", "192.0.2.17"]);
 }
 
+#[test]
+fn what_does_not_fit_at_a_start_is_told_and_put_back_once_there_is_room() {
+    let lab = Lab::new();
+    let mut agent = start(&lab, "max_bans = 100");
+    let addresses: Vec<_> = (1..=20).map(|n| format!("192.0.2.{n}")).collect();
+    let ban: Vec<_> = ["ban", "sshd"].into_iter().chain(addresses.iter().map(String::as_str)).collect();
+    f2b_ok(&lab, &ban);
+    for (size, in_kernel) in [("max_bans = 16", 16), ("max_bans = 100", 20)] {
+        agent.process.signal(Signal::SIGTERM);
+        agent.process.wait(PATIENCE);
+        // As after a reboot.
+        f2b_ok(&lab, &["detach"]);
+        agent = start(&lab, size);
+        let log = agent.process.log();
+        assert_eq!(
+            log.matches("Not restored: all 16 places in the kernel are taken").count(),
+            20 - in_kernel
+        );
+        assert!(log.contains(&format!("put_back={in_kernel}")), "{log}");
+        assert_eq!(json(&lab, &["status", "--json"])["banned"], in_kernel);
+    }
+    f2b_ok(&lab, &["unban", "--all"]);
+    assert_eq!(f2b_ok(&lab, &["banned"]), "Nothing is banned.\n");
+    let left = sh(&lab, &format!("bpftool -j map dump pinned {PINS}/v2/bans"));
+    assert_eq!(left.trim(), "[]");
+}
+
 // Where
 
 #[test]

@@ -4,7 +4,7 @@
 //! then store, then log.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -124,15 +124,17 @@ impl<M: BanMap> Agent<M> {
         self.positions = positions.into_iter().map(stored).collect();
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
+        let mut over = Vec::new();
         for mut ban in self.map.bans(now)? {
             ban.steps.retain(|step| !step.until.is_over(now));
             if ban.steps.is_empty() {
-                self.map.set(ban.subject, &[], now)?;
+                over.push((ban.subject, ban.steps));
             } else {
                 in_use |= ban.steps.iter().fold(0, |scopes, step| scopes | step.scopes);
                 in_kernel.insert(ban.subject, ban.steps);
             }
         }
+        self.apply(over, now)?;
         self.number_scopes(in_use);
         let stored = self.store.bans(now).unwrap_or_else(|error| {
             error!("The stored bans cannot be read; only those in the kernel go on: {error:#}");
@@ -153,15 +155,21 @@ impl<M: BanMap> Agent<M> {
                 adopted += 1;
             }
         }
+        let bans = &self.bans;
         let mut restored = 0;
-        for subject in self.bans.subjects() {
-            let steps = self.bans.steps(subject);
+        let missing = bans.subjects().into_iter().filter_map(|subject| {
+            let steps = bans.steps(subject);
             let held = in_kernel.get(&subject).map(Vec::as_slice).unwrap_or_default();
-            if !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS)) {
-                match self.map.set(subject, &steps, now) {
-                    Ok(()) => restored += 1,
-                    Err(error) => error!(ip = %subject, "Not restored: {error:#}"),
-                }
+            let is_missing = !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS));
+            restored += usize::from(is_missing);
+            is_missing.then_some((subject, steps))
+        });
+        for (subject, error) in self.map.set_all(missing, now)? {
+            restored -= 1;
+            error!(ip = %subject, "Not restored: {error:#}");
+            // It stays in the store: the next start may have room for it.
+            for owner in self.bans.owners(subject) {
+                self.bans.remove(subject, &owner);
             }
         }
         self.allow_everywhere_ignored();
@@ -274,13 +282,13 @@ impl<M: BanMap> Agent<M> {
         let before =
             self.bans.until_of(subject, jail).map(|until| (until, self.bans.scopes_of(subject, jail)));
         let changes = self.bans.add(subject, jail, until, self.scopes.get(jail).copied().unwrap_or_default());
-        if let Err(error) = self.apply(&changes, now) {
+        if let Err(error) = self.apply(changes, now) {
             // What the kernel does not hold is not banned, whatever the agent would like.
             let undone = match before {
                 Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
                 None => self.bans.remove(subject, jail),
             };
-            if let Err(error) = self.apply(&undone, now) {
+            if let Err(error) = self.apply(undone, now) {
                 error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
             }
             return Err(error);
@@ -295,34 +303,59 @@ impl<M: BanMap> Agent<M> {
         Ok(())
     }
 
-    /// Ends `owner`'s ban of `subject`.
-    fn unban(&mut self, owner: &str, subject: Subject, now: SystemTime) {
-        let changes = self.bans.remove(subject, owner);
-        self.unbanned(owner, subject, &changes, now);
+    /// Ends the bans of these owners and subjects.
+    fn unban(&mut self, bans: Vec<(String, Subject)>, now: SystemTime) {
+        // What a subject comes to in the end counts.
+        let mut changes = BTreeMap::new();
+        for (owner, subject) in &bans {
+            changes.extend(self.bans.remove(*subject, owner));
+        }
+        self.unbanned(bans, changes, now);
     }
 
-    fn unbanned(&mut self, owner: &str, subject: Subject, changes: &[Change], now: SystemTime) {
-        if let Err(error) = self.apply(changes, now) {
-            error!(jail = owner, ip = %subject, "The kernel keeps the ban: {error:#}");
-        }
-        if let (Some(jail), Some(ip)) = (self.jails.get_mut(owner), subject.address()) {
-            jail.forget(ip);
-        }
-        info!(jail = owner, ip = %subject, "Unban");
-        if let Err(error) = self.store.unban(owner, subject) {
-            warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
+    fn unbanned(
+        &mut self,
+        bans: Vec<(String, Subject)>,
+        changes: BTreeMap<Subject, Vec<Step>>,
+        now: SystemTime,
+    ) {
+        self.carry_out(changes, now, "The kernel keeps the ban");
+        for (owner, subject) in bans {
+            if let (Some(jail), Some(ip)) = (self.jails.get_mut(&owner), subject.address()) {
+                jail.forget(ip);
+            }
+            info!(jail = owner, ip = %subject, "Unban");
+            if let Err(error) = self.store.unban(&owner, subject) {
+                warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
+            }
         }
     }
 
-    fn apply(&mut self, changes: &[Change], now: SystemTime) -> Result<()> {
-        changes.iter().try_for_each(|(subject, steps)| self.map.set(*subject, steps, now))
+    fn apply(&mut self, changes: Vec<Change>, now: SystemTime) -> Result<()> {
+        let refused = self.map.set_all(changes, now)?;
+        refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Has the kernel follow, and logs as an error, in these words, where it does not.
+    fn carry_out(&mut self, changes: BTreeMap<Subject, Vec<Step>>, now: SystemTime, failure: &str) {
+        match self.map.set_all(changes, now) {
+            Ok(refused) => {
+                for (subject, error) in refused {
+                    error!(ip = %subject, "{failure}: {error:#}");
+                }
+            }
+            Err(error) => error!("{failure}: {error:#}"),
+        }
     }
 
     /// Ends the bans that are over.
     pub fn expire(&mut self, now: SystemTime) {
-        while let Some((subject, owner, changes)) = self.bans.expire_one(now) {
-            self.unbanned(&owner, subject, &changes, now);
+        let (mut ended, mut changes) = (Vec::new(), BTreeMap::new());
+        while let Some((subject, owner, changed)) = self.bans.expire_one(now) {
+            changes.extend(changed);
+            ended.push((owner, subject));
         }
+        self.unbanned(ended, changes, now);
     }
 
     /// When the next ban ends.
@@ -444,16 +477,15 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn unban_by_hand(&mut self, subjects: &[Subject], now: SystemTime) -> Answer {
-        let mut freed = Vec::new();
-        for &subject in subjects {
+        let (mut freed, mut bans) = (Vec::new(), Vec::new());
+        for subject in unique(subjects) {
             let owners = self.bans.owners(subject);
-            if !owners.is_empty() && !freed.contains(&subject) {
+            if !owners.is_empty() {
                 freed.push(subject);
             }
-            for owner in owners {
-                self.unban(&owner, subject, now);
-            }
+            bans.extend(owners.into_iter().map(|owner| (owner, subject)));
         }
+        self.unban(bans, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
         self.store_positions();
         Answer::Unbanned { addresses: freed }
@@ -485,9 +517,7 @@ impl<M: BanMap> Agent<M> {
         }
         let unnumbered = self.number_scopes(self.bans.scopes());
         let gone = self.owners_without_jail();
-        for (owner, subject) in gone {
-            self.unban(&owner, subject, now);
-        }
+        self.unban(gone, now);
         self.rescope(now);
         if config.own.at_start() != self.own.at_start() {
             warn!("interfaces, mode, max_bans and log_drops of f2b.conf take effect at the next start");
@@ -514,15 +544,14 @@ impl<M: BanMap> Agent<M> {
     fn rescope(&mut self, now: SystemTime) {
         let bans: Vec<_> =
             self.bans.iter().map(|(subject, owner, until)| (subject, owner.to_owned(), until)).collect();
+        let mut changes = BTreeMap::new();
         for (subject, owner, until) in bans {
             let Some(scopes) = self.scopes.get(&owner).copied() else { continue };
             if scopes != self.bans.scopes_of(subject, &owner) {
-                let changes = self.bans.add(subject, &owner, until, scopes);
-                if let Err(error) = self.apply(&changes, now) {
-                    error!(jail = owner, ip = %subject, "The ban keeps its old ports: {error:#}");
-                }
+                changes.extend(self.bans.add(subject, &owner, until, scopes));
             }
         }
+        self.carry_out(changes, now, "The ban keeps its old ports");
     }
 
     fn housekeeping(&mut self, own_addresses: Result<Vec<IpAddr>>, now: SystemTime) {
@@ -682,6 +711,12 @@ impl<M: BanMap> Agent<M> {
             self.positions.insert(batch.source, position);
         }
     }
+}
+
+/// Each of `subjects` once, in their order.
+fn unique(subjects: &[Subject]) -> impl Iterator<Item = Subject> {
+    let mut seen = HashSet::new();
+    subjects.iter().copied().filter(move |subject| seen.insert(*subject))
 }
 
 /// Whether the kernel holds these steps already, but for clock noise.

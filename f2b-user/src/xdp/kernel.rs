@@ -14,12 +14,12 @@ use tracing::{error, info, warn};
 use super::{
     BanMap, InterfaceStatus, MapBan, Mode, ScopeStatus,
     attach::{self, Attached, Plan, Programs},
-    events,
+    batch, events,
     maps::{Maps, copy_bans, take},
     pins::{MAPS, Pin, Pins, V1_BANS, V1_COUNTERS},
 };
 use crate::{
-    ban::{Scopes, Step, Subject},
+    ban::{Change, Scopes, Subject},
     net::{Interface, Net},
     scope::Scope,
 };
@@ -144,8 +144,12 @@ impl Kernel {
 }
 
 impl BanMap for Kernel {
-    fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()> {
-        self.maps.set(subject, steps, now)
+    fn set_all(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+        now: SystemTime,
+    ) -> Result<Vec<(Subject, anyhow::Error)>> {
+        self.maps.set_all(changes, now)
     }
 
     fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>> {
@@ -266,7 +270,8 @@ fn take_over<V: aya::Pod + Into<BanEntry>>(
     ebpf: &mut Ebpf,
     max_bans: u32,
 ) -> Result<u32> {
-    let there = old.keys().count();
+    let mut there = 0;
+    batch::read(old, |keys, _| there += keys.len()).context("reading the old map of bans")?;
     if there > max_bans as usize {
         bail!("max_bans = {max_bans} is less than the {there} bans in the kernel; raise it in f2b.local");
     }

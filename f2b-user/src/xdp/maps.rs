@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -22,9 +24,9 @@ use nix::{
 };
 use tracing::warn;
 
-use super::{MapBan, ScopeStatus};
+use super::{MapBan, ScopeStatus, batch};
 use crate::{
-    ban::{self, Scopes, Step, Subject, Until},
+    ban::{self, Change, Scopes, Step, Subject, Until},
     scope::{Ports, Scope},
 };
 
@@ -53,6 +55,16 @@ pub(super) struct Maps {
     addresses: u32,
     /// Whether the high water was reported since it was last below.
     is_high: bool,
+}
+
+/// What is to be written to the map of bans in one go.
+#[derive(Default)]
+struct Pending {
+    keys: Vec<BanKey>,
+    entries: Vec<BanEntry>,
+    /// Whether the address is not in the map yet.
+    new: Vec<bool>,
+    freed: Vec<BanKey>,
 }
 
 impl Maps {
@@ -84,60 +96,103 @@ impl Maps {
         self.capacity
     }
 
-    /// Bans `subject` in these steps; none free it. A ban that holds keeps its packet count.
-    pub(super) fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()> {
-        if steps.is_empty() {
-            return self.remove(subject);
-        }
+    /// Does what [`BanMap::set_all`](super::BanMap::set_all) says.
+    pub(super) fn set_all(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+        now: SystemTime,
+    ) -> Result<Vec<(Subject, anyhow::Error)>> {
         let now_ns = monotonic_ns()?;
-        let old = self.entry(subject)?;
-        let mut entry = old.filter(|entry| entry.scopes_at(now_ns) != 0).unwrap_or_default();
-        entry.slots = [Slot::default(); SLOTS];
-        for (slot, step) in entry.slots.iter_mut().zip(ban::squeeze(steps.to_vec(), SLOTS)) {
-            *slot = Slot { ends_ns: ends_ns(step.until, now, now_ns), scopes: step.scopes };
-        }
-        match subject.address() {
-            Some(address) => {
-                let inserted = self.bans.insert(BanKey::from(address), entry, 0);
-                inserted.map_err(|error| self.not_banned(error, subject, self.capacity, "max_bans"))?;
-                self.count_addresses(u32::from(old.is_none()), 0);
+        let mut refused = Vec::new();
+        let mut pending = Pending::default();
+        for (subject, steps) in changes {
+            let result = match subject.address() {
+                Some(address) => self.prepare(address.into(), steps, &mut pending, now, now_ns),
+                None => self.set_prefix(subject, steps, now, now_ns),
+            };
+            if let Err(error) = result {
+                refused.push((subject, error));
             }
-            None => {
-                let inserted = self.prefixes.insert(&key(subject.net()), entry, 0);
-                inserted.map_err(|error| self.not_banned(error, subject, MAX_PREFIXES, ""))?;
-                self.banned_prefixes.insert(subject);
-                // With the first one, the programs begin to look for prefixes.
-                self.count_prefixes()?;
+            if pending.keys.len().max(pending.freed.len()) == batch::ENTRIES {
+                self.write(&mut pending, &mut refused);
             }
         }
+        self.write(&mut pending, &mut refused);
+        Ok(refused)
+    }
+
+    /// Notes what is to be written for an address.
+    fn prepare(
+        &self,
+        key: BanKey,
+        steps: Vec<Step>,
+        pending: &mut Pending,
+        now: SystemTime,
+        now_ns: u64,
+    ) -> Result<()> {
+        if steps.is_empty() {
+            pending.freed.push(key);
+            return Ok(());
+        }
+        let old = found(self.bans.get(&key, 0)).with_context(|| format!("reading the ban of {}", ip(key)))?;
+        pending.keys.push(key);
+        pending.entries.push(entry(old, steps, now, now_ns));
+        pending.new.push(old.is_none());
         Ok(())
     }
 
-    /// Frees `subject`; no error if it was free.
-    pub(super) fn remove(&mut self, subject: Subject) -> Result<()> {
-        let removed = match subject.address() {
-            Some(address) => self.bans.remove(&BanKey::from(address)),
-            None => self.prefixes.remove(&key(subject.net())),
-        };
-        let was_there = found(removed).with_context(|| format!("unbanning {subject}"))?.is_some();
-        match subject.address() {
-            Some(_) => self.count_addresses(0, u32::from(was_there)),
-            None => {
-                self.banned_prefixes.remove(&subject);
-                self.count_prefixes()?;
+    /// Writes what is noted.
+    fn write(&mut self, pending: &mut Pending, refused: &mut Vec<(Subject, anyhow::Error)>) {
+        let Pending { keys, entries, new, freed } = pending;
+        let mut gone = freed.len() as u32;
+        batch::remove(&mut self.bans, freed, |at, error| {
+            gone -= 1;
+            if error.raw_os_error() != Some(Errno::ENOENT as i32) {
+                let subject = Subject::from(ip(freed[at]));
+                refused.push((subject, anyhow!(error).context(format!("unbanning {subject}"))));
             }
+        });
+        let capacity = self.capacity;
+        batch::insert(&mut self.bans, keys, entries, |at, error| {
+            new[at] = false;
+            let subject = Subject::from(ip(keys[at]));
+            refused.push((subject, not_banned(error, subject, capacity, "max_bans")));
+        });
+        self.count_addresses(new.iter().filter(|new| **new).count() as u32, gone);
+        keys.clear();
+        entries.clear();
+        new.clear();
+        freed.clear();
+    }
+
+    fn set_prefix(&mut self, subject: Subject, steps: Vec<Step>, now: SystemTime, now_ns: u64) -> Result<()> {
+        let key = key(subject.net());
+        if steps.is_empty() {
+            found(self.prefixes.remove(&key)).with_context(|| format!("unbanning {subject}"))?;
+            self.banned_prefixes.remove(&subject);
+            return self.count_prefixes();
         }
-        Ok(())
+        let old = if self.banned_prefixes.contains(&subject) {
+            found(self.prefixes.get(&key, 0)).with_context(|| format!("reading the ban of {subject}"))?
+        } else {
+            None
+        };
+        let inserted = self.prefixes.insert(&key, entry(old, steps, now, now_ns), 0);
+        inserted.map_err(|error| not_banned(batch::io_error(error), subject, MAX_PREFIXES, ""))?;
+        self.banned_prefixes.insert(subject);
+        // With the first one, the programs begin to look for prefixes.
+        self.count_prefixes()
     }
 
     /// Everything in the maps, bans that are over included.
     pub(super) fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>> {
         let now_ns = monotonic_ns()?;
         let mut bans = Vec::new();
-        for entry in self.bans.iter() {
-            let (key, entry) = entry.context("reading the map of bans")?;
-            bans.push(map_ban(std::net::IpAddr::from(key).into(), &entry, now, now_ns));
-        }
+        let addresses = |keys: &[BanKey], entries: &[BanEntry]| {
+            let addresses = keys.iter().zip(entries);
+            bans.extend(addresses.map(|(key, entry)| map_ban(ip(*key).into(), entry, now, now_ns)));
+        };
+        batch::read(&self.bans, addresses).context("reading the map of bans")?;
         for entry in self.prefixes.iter() {
             let (key, entry) = entry.context("reading the map of prefixes")?;
             bans.push(map_ban(net(&key).into(), &entry, now, now_ns));
@@ -147,8 +202,9 @@ impl Maps {
 
     /// Counts what is in the maps, which an agent before us, or somebody by hand, may have changed.
     pub(super) fn recount(&mut self) -> Result<()> {
-        let addresses = self.bans.keys().count() as u32;
-        self.count_addresses(addresses, self.addresses);
+        let mut addresses = 0;
+        batch::read(&self.bans, |keys, _| addresses += keys.len()).context("reading the map of bans")?;
+        self.count_addresses(addresses as u32, self.addresses);
         for key in self.prefixes.keys() {
             self.banned_prefixes.insert(net(&key.context("reading the map of prefixes")?).into());
         }
@@ -239,30 +295,9 @@ impl Maps {
         self.change_settings(|settings| settings.events_per_second = per_second)
     }
 
-    fn entry(&self, subject: Subject) -> Result<Option<BanEntry>> {
-        let entry = match subject.address() {
-            Some(address) => self.bans.get(&BanKey::from(address), 0),
-            None if self.banned_prefixes.contains(&subject) => self.prefixes.get(&key(subject.net()), 0),
-            None => return Ok(None),
-        };
-        found(entry).with_context(|| format!("reading the ban of {subject}"))
-    }
-
     fn count_prefixes(&mut self) -> Result<()> {
         let prefixes = self.banned_prefixes.len() as u32;
         self.change_settings(|settings| settings.prefixes = prefixes)
-    }
-
-    fn not_banned(&self, error: MapError, subject: Subject, room: u32, option: &str) -> anyhow::Error {
-        if !matches!(errno(&error), Some(Errno::E2BIG | Errno::ENOSPC)) {
-            return anyhow!(error).context(format!("banning {subject}"));
-        }
-        let what_to_do = if option.is_empty() {
-            String::new()
-        } else {
-            format!("; raise {option} in f2b.local and restart")
-        };
-        anyhow!("all {room} places in the kernel are taken, {subject} is not banned{what_to_do}")
     }
 
     fn count_addresses(&mut self, more: u32, fewer: u32) {
@@ -366,11 +401,34 @@ fn errno(error: &MapError) -> Option<Errno> {
     }
 }
 
+fn not_banned(error: io::Error, subject: Subject, room: u32, option: &str) -> anyhow::Error {
+    if !matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::E2BIG | Errno::ENOSPC)) {
+        return anyhow!(error).context(format!("banning {subject}"));
+    }
+    let what_to_do =
+        if option.is_empty() { String::new() } else { format!("; raise {option} in f2b.local and restart") };
+    anyhow!("all {room} places in the kernel are taken, {subject} is not banned{what_to_do}")
+}
+
+/// What the map must hold for these steps. A ban that holds keeps its packet count.
+fn entry(old: Option<BanEntry>, steps: Vec<Step>, now: SystemTime, now_ns: u64) -> BanEntry {
+    let mut entry = old.filter(|entry| entry.scopes_at(now_ns) != 0).unwrap_or_default();
+    entry.slots = [Slot::default(); SLOTS];
+    for (slot, step) in entry.slots.iter_mut().zip(ban::squeeze(steps, SLOTS)) {
+        *slot = Slot { ends_ns: ends_ns(step.until, now, now_ns), scopes: step.scopes };
+    }
+    entry
+}
+
 fn map_ban(subject: Subject, entry: &BanEntry, now: SystemTime, now_ns: u64) -> MapBan {
     let used = entry.slots.iter().filter(|slot| slot.scopes != 0);
     let steps =
         ban::steps(used.map(|slot| Step { until: until(slot.ends_ns, now, now_ns), scopes: slot.scopes }));
     MapBan { subject, steps, packets: entry.packets }
+}
+
+fn ip(key: BanKey) -> IpAddr {
+    key.into()
 }
 
 /// A prefix as the tries key it: IPv4 within IPv6.
@@ -382,7 +440,7 @@ fn key(net: IpNet) -> Key<BanKey> {
 fn net(key: &Key<BanKey>) -> IpNet {
     let (length, data) = (key.prefix_len() as u8, key.data());
     // At most 128, by the kernel's own check.
-    IpNet::new(data.addr.into(), length).unwrap_or_else(|_| IpNet::from(std::net::IpAddr::from(data)))
+    IpNet::new(data.addr.into(), length).unwrap_or_else(|_| IpNet::from(ip(data)))
 }
 
 /// The kernel's monotonic clock, which ends bans.
@@ -416,17 +474,21 @@ fn until(ends_ns: u64, now: SystemTime, now_ns: u64) -> Until {
 }
 
 /// Copies every entry of `from` into `to`, which must have room.
-pub(super) fn copy_bans(
-    from: &HashMap<MapData, BanKey, impl Pod + Into<BanEntry>>,
+pub(super) fn copy_bans<V: Pod + Into<BanEntry>>(
+    from: &HashMap<MapData, BanKey, V>,
     to: &mut HashMap<&mut MapData, BanKey, BanEntry>,
 ) -> Result<u32> {
-    let mut copied = 0;
-    for entry in from.iter() {
-        let (key, entry) = entry.context("reading the old map of bans")?;
-        to.insert(key, entry.into(), 0).context("writing the new map of bans")?;
-        copied += 1;
+    let (mut copied, mut refused) = (0, None);
+    let copy = |keys: &[BanKey], entries: &[V]| {
+        let entries: Vec<_> = entries.iter().map(|entry| (*entry).into()).collect();
+        batch::insert(to, keys, &entries, |_, error| refused = Some(error));
+        copied += keys.len() as u32;
+    };
+    batch::read(from, copy).context("reading the old map of bans")?;
+    match refused {
+        Some(error) => Err(error).context("writing the new map of bans"),
+        None => Ok(copied),
     }
-    Ok(copied)
 }
 
 #[cfg(test)]

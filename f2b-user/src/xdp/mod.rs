@@ -4,6 +4,7 @@
 //! only remembers.
 
 mod attach;
+mod batch;
 mod events;
 mod kernel;
 mod maps;
@@ -22,7 +23,7 @@ pub use self::{
     pins::{DEFAULT_PIN_DIR, detach},
 };
 use crate::{
-    ban::{Scopes, Step, Subject},
+    ban::{Change, Scopes, Step, Subject},
     control::Packets,
     net::Interface,
     scope::Scope,
@@ -30,11 +31,25 @@ use crate::{
 
 /// Where bans are enforced.
 pub trait BanMap {
-    /// Makes these steps the ban of `subject`, and frees it if there are none. A ban that holds keeps its packet count.
+    /// Makes these steps the bans of their subjects, and frees those that have none. Each subject comes once. A ban that
+    /// holds keeps its packet count. Returns what the map did not take, and why; all others are done.
+    ///
+    /// # Errors
+    /// Nothing is done.
+    fn set_all(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+        now: SystemTime,
+    ) -> Result<Vec<(Subject, anyhow::Error)>>;
+
+    /// The same for one.
     ///
     /// # Errors
     /// The map is full, or the kernel refuses.
-    fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()>;
+    fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()> {
+        let refused = self.set_all([(subject, steps.to_vec())], now)?;
+        refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
 
     /// Everything in the map, bans that are over included.
     fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>>;
@@ -129,13 +144,19 @@ pub struct DryRun {
 }
 
 impl BanMap for DryRun {
-    fn set(&mut self, subject: Subject, steps: &[Step], _now: SystemTime) -> Result<()> {
-        if steps.is_empty() {
-            self.bans.remove(&subject);
-        } else {
-            self.bans.insert(subject, steps.to_vec());
+    fn set_all(
+        &mut self,
+        changes: impl IntoIterator<Item = Change>,
+        _now: SystemTime,
+    ) -> Result<Vec<(Subject, anyhow::Error)>> {
+        for (subject, steps) in changes {
+            if steps.is_empty() {
+                self.bans.remove(&subject);
+            } else {
+                self.bans.insert(subject, steps);
+            }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     fn bans(&self, _now: SystemTime) -> Result<Vec<MapBan>> {
