@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
-    config::{Config, Own},
+    config::{Config, LogPath, LogSource, Own},
     control::{
         Answer, BanInfo, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
@@ -30,8 +30,9 @@ use crate::{
     jail::{Ignored, Jail, Outcome},
     net::{Changes, Net},
     source::{
-        Line,
-        journal::{Batch, Position, Reader},
+        self, Batch, Line,
+        file::{self, Watch},
+        journal::{self, Position},
     },
     store::Store,
     xdp::BanMap,
@@ -43,10 +44,10 @@ const LINES_WAITING: usize = 64;
 const CALLS_WAITING: usize = 16;
 /// How often own addresses are read again and old failures dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
-/// How often it is stored up to where the journal was read.
-const STORE_CURSOR: Duration = Duration::from_secs(1);
-/// The journal's name among the store's positions.
-const JOURNAL: &str = "journal";
+/// How often it is stored up to where the logs were read.
+const STORE_POSITIONS: Duration = Duration::from_secs(1);
+/// A line that claims to be from later than this from now was written by a clock that is wrong.
+const FUTURE: Duration = Duration::from_secs(60);
 /// Ends that differ by less are the same end: the kernel's clock and the wall clock are read at different moments.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -66,9 +67,21 @@ pub struct Agent<M> {
     dry_run: bool,
     /// Bans that the kernel did not take.
     refused: u64,
-    /// Up to where the journal's lines were decided on.
-    cursor: Option<String>,
-    cursor_is_stored: bool,
+    /// Up to where the lines of each source were decided on.
+    positions: BTreeMap<String, SourcePosition>,
+}
+
+/// Up to where the lines of a source were decided on.
+#[derive(Debug)]
+struct SourcePosition {
+    text: String,
+    is_stored: bool,
+}
+
+/// The threads that read. Dropping them stops them.
+struct Readers {
+    _journal: Option<journal::Reader>,
+    _files: Option<file::Reader>,
 }
 
 impl<M: BanMap> Agent<M> {
@@ -87,8 +100,7 @@ impl<M: BanMap> Agent<M> {
             config_dir,
             dry_run: false,
             refused: 0,
-            cursor: None,
-            cursor_is_stored: true,
+            positions: BTreeMap::new(),
         }
     }
 
@@ -107,10 +119,12 @@ impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
-        self.cursor = self.store.position(JOURNAL).unwrap_or_else(|error| {
-            warn!("It is not known up to where the journal was read: {error:#}");
-            None
+        let positions = self.store.positions().unwrap_or_else(|error| {
+            warn!("It is not known up to where the logs were read: {error:#}");
+            Vec::new()
         });
+        let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
+        self.positions = positions.into_iter().map(stored).collect();
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
         let mut over = Vec::new();
@@ -239,14 +253,16 @@ impl<M: BanMap> Agent<M> {
             return;
         };
         let name = line.jail.as_str();
+        let time = line.time.unwrap_or_else(|| source::time(failure.time));
+        let time = if time > now + FUTURE { now } else { time };
         if replayed {
-            return jail.replay(ip, line.time, &self.own_addresses, now);
+            return jail.replay(ip, time, &self.own_addresses, now);
         }
         if self.own.allows(ip) {
             info!(jail = name, %ip, "Ignore: f2b.conf allows it");
             return;
         }
-        match jail.failure(ip, line.time, &self.own_addresses, now) {
+        match jail.failure(ip, time, &self.own_addresses, now) {
             Outcome::Counted { count } => {
                 info!(jail = name, %ip, user = failure.user(), count, "Found");
             }
@@ -386,11 +402,19 @@ impl<M: BanMap> Agent<M> {
     fn jail_status(&self, name: &str) -> Result<Answer> {
         let jail = self.jails.get(name).with_context(|| self.no_such_jail(name))?;
         let banned = self.bans.of(name);
+        let (journal_matches, files) = match &jail.settings().source {
+            LogSource::Journal(matches) => (matches.to_string(), Vec::new()),
+            LogSource::Files { paths, .. } => {
+                let files = paths.iter().flat_map(LogPath::files);
+                (String::new(), files.map(|file| file.display().to_string()).collect())
+            }
+        };
         Ok(Answer::JailStatus(JailStatus {
             jail: name.to_owned(),
             currently_failed: jail.currently_failed(),
             total_failed: jail.total_failed(),
-            journal_matches: jail.settings().journalmatch.to_string(),
+            journal_matches,
+            files,
             over_budget: jail.over_budget(),
             currently_banned: banned.len(),
             total_banned: jail.total_banned(),
@@ -469,7 +493,7 @@ impl<M: BanMap> Agent<M> {
         }
         self.unban(bans, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
-        self.store_cursor();
+        self.store_positions();
         Answer::Unbanned { addresses: freed }
     }
 
@@ -568,28 +592,45 @@ impl<M: BanMap> Agent<M> {
         now.checked_sub(findtime.unwrap_or_default()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// Where to read on: behind what was decided on, with the failures of the find window before it counted again.
-    fn position(&self, now: SystemTime) -> Position {
-        let since = self.since(now);
-        match &self.cursor {
-            Some(cursor) => Position::Replay { since, up_to: cursor.clone() },
+    fn store_positions(&mut self) {
+        for (source, position) in self.positions.iter_mut().filter(|(_, position)| !position.is_stored) {
+            match self.store.set_position(source, &position.text) {
+                Ok(()) => position.is_stored = true,
+                Err(error) => warn!("Up to where {source} was read could not be stored: {error:#}"),
+            }
+        }
+    }
+
+    /// Starts to read behind what was decided on. At the start of the agent, the failures of the find window before it
+    /// are counted again.
+    fn read(&self, at_start: bool, lines: &mpsc::Sender<Batch>) -> Result<Readers> {
+        let since = self.since(SystemTime::now());
+        let (mut matches, mut watches) = (Vec::new(), Vec::new());
+        for (name, jail) in &self.jails {
+            let settings = jail.settings();
+            match settings.source.clone() {
+                LogSource::Journal(wanted) => matches.push((name.clone(), wanted)),
+                LogSource::Files { paths, charset } => watches.push(Watch {
+                    jail: name.clone(),
+                    paths,
+                    charset,
+                    filter: settings.filter.clone(),
+                    zone: settings.logtimezone.clone(),
+                }),
+            }
+        }
+        let position = match self.positions.get(journal::SOURCE).map(|position| position.text.clone()) {
+            Some(up_to) if at_start => Position::Replay { since, up_to },
+            Some(cursor) => Position::After(cursor),
             None => Position::Since(since),
-        }
-    }
-
-    fn store_cursor(&mut self) {
-        let Some(cursor) = self.cursor.as_ref().filter(|_| !self.cursor_is_stored) else {
-            return;
         };
-        match self.store.set_position(JOURNAL, cursor) {
-            Ok(()) => self.cursor_is_stored = true,
-            Err(error) => warn!("Up to where the journal was read could not be stored: {error:#}"),
-        }
-    }
-
-    fn read_journal(&self, position: Position, lines: mpsc::Sender<Batch>) -> Result<Reader> {
-        let matches = |(name, jail): (&String, &Jail)| (name.clone(), jail.settings().journalmatch.clone());
-        Reader::start(self.jails.iter().map(matches).collect(), position, lines)
+        let positions = self.positions.iter().map(|(source, at)| (source.clone(), at.text.clone())).collect();
+        let start_journal = || journal::Reader::start(matches.clone(), position, lines.clone());
+        let start_files = || file::Reader::start(watches.clone(), positions, since, at_start, lines.clone());
+        Ok(Readers {
+            _journal: if matches.is_empty() { None } else { Some(start_journal()?) },
+            _files: if watches.is_empty() { None } else { Some(start_files()?) },
+        })
     }
 
     /// Runs until SIGTERM or SIGINT. Bans stay in the kernel.
@@ -600,10 +641,10 @@ impl<M: BanMap> Agent<M> {
         let (calls_in, mut calls) = mpsc::channel::<Call>(CALLS_WAITING);
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
-        let mut reader = self.read_journal(self.position(SystemTime::now()), lines_in.clone())?;
+        let mut readers = self.read(true, &lines_in)?;
         let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
-        let mut storing = interval(STORE_CURSOR);
+        let mut storing = interval(STORE_POSITIONS);
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
         loop {
@@ -611,7 +652,7 @@ impl<M: BanMap> Agent<M> {
                 // In this order: what ends a ban or the agent must not wait behind a flood of lines.
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
-                    self.store_cursor();
+                    self.store_positions();
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");
@@ -645,7 +686,7 @@ impl<M: BanMap> Agent<M> {
                     false
                 }
                 _ = storing.tick() => {
-                    self.store_cursor();
+                    self.store_positions();
                     false
                 }
                 Some(batch) = lines.recv() => {
@@ -655,15 +696,13 @@ impl<M: BanMap> Agent<M> {
             };
             if reload {
                 // What the old reader has handed over is counted first, so that the new one goes on exactly behind it.
-                drop(reader);
+                drop(readers);
                 drop(lines_in);
                 while let Some(batch) = lines.recv().await {
                     self.batch(batch);
                 }
                 (lines_in, lines) = mpsc::channel(LINES_WAITING);
-                let since = Position::Since(self.since(SystemTime::now()));
-                let from = self.cursor.clone().map_or(since, Position::After);
-                reader = self.read_journal(from, lines_in.clone())?;
+                readers = self.read(false, &lines_in)?;
             }
         }
     }
@@ -674,8 +713,8 @@ impl<M: BanMap> Agent<M> {
             self.line(line, batch.replayed, now);
         }
         if !batch.replayed {
-            self.cursor = Some(batch.cursor);
-            self.cursor_is_stored = false;
+            let position = SourcePosition { text: batch.position, is_stored: false };
+            self.positions.insert(batch.source, position);
         }
     }
 }

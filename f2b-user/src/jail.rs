@@ -117,9 +117,9 @@ impl Jail {
         }
     }
 
-    /// The failures that a line of the journal completes.
-    pub fn find(&mut self, text: &str, logged: SystemTime, now: SystemTime) -> Vec<Failure> {
-        self.settings.filter.failures(&mut self.context, text, Some(seconds(logged)), seconds(now))
+    /// The failures that a line completes. `logged` is when it was logged, if its source knows; else its date tells.
+    pub fn find(&mut self, text: &str, logged: Option<SystemTime>, now: SystemTime) -> Vec<Failure> {
+        self.settings.filter.failures(&mut self.context, text, logged.map(seconds), seconds(now))
     }
 
     pub fn settings(&self) -> &JailSettings {
@@ -304,10 +304,10 @@ mod tests {
     #[test]
     fn lines_over_the_budget_are_counted_and_taken_once() {
         let mut jail = jail();
-        jail.find(&"x".repeat(100_000), at(0), at(0));
+        jail.find(&"x".repeat(100_000), Some(at(0)), at(0));
         assert_eq!((jail.take_over_budget(), jail.take_over_budget()), (1, 0));
         jail.reconfigure(test_settings(), at(1));
-        jail.find(&"x".repeat(100_000), at(1), at(1));
+        jail.find(&"x".repeat(100_000), Some(at(1)), at(1));
         assert_eq!((jail.take_over_budget(), jail.over_budget()), (1, 2));
     }
 

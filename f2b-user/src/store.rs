@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use crate::ban::{Subject, Until};
 
@@ -30,7 +30,7 @@ const CREATE: &str = "
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS positions (
         source TEXT PRIMARY KEY,
-        -- up to where lines were decided on: the journal's cursor
+        -- up to where lines were decided on: the journal's cursor, a place in a file
         position TEXT NOT NULL
     ) WITHOUT ROWID;
 ";
@@ -108,10 +108,11 @@ impl Store {
         Ok(())
     }
 
-    /// Up to where a source was read, if it ever was.
-    pub fn position(&self, source: &str) -> Result<Option<String>> {
-        let mut select = self.connection.prepare("SELECT position FROM positions WHERE source = ?1")?;
-        Ok(select.query_row([source], |row| row.get(0)).optional()?)
+    /// The sources, and up to where each was read.
+    pub fn positions(&self) -> Result<Vec<(String, String)>> {
+        let mut select = self.connection.prepare("SELECT source, position FROM positions")?;
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// The bans that are not over at `now`; the others are forgotten.
@@ -153,12 +154,12 @@ mod tests {
             store.ban("sshd", v4, Until::Time(at(600))).unwrap();
             store.ban("recidive", v6, Until::Forever).unwrap();
             store.ban("sshd", v6, Until::Time(at(100))).unwrap();
-            assert_eq!(store.position("journal").unwrap(), None);
+            assert_eq!(store.positions().unwrap(), []);
             store.set_position("journal", "s=1").unwrap();
             store.set_position("journal", "s=2").unwrap();
         }
         let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.position("journal").unwrap().as_deref(), Some("s=2"));
+        assert_eq!(store.positions().unwrap(), [("journal".to_owned(), "s=2".to_owned())]);
         let mut bans = store.bans(at(200)).unwrap();
         bans.sort_by_key(|ban| ban.until);
         let ban = |owner: &str, subject, until| StoredBan { owner: owner.into(), subject, until };

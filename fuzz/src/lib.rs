@@ -6,6 +6,8 @@
 
 #[path = "../../f2b-user/src/ban.rs"]
 mod ban;
+#[path = "../../f2b-user/src/source/charset.rs"]
+mod charset;
 #[path = "../../f2b-user/src/config/mod.rs"]
 mod config;
 #[path = "../../f2b-user/src/filter/mod.rs"]
@@ -29,6 +31,7 @@ mod xdp {
 
 /// Stands in for the journal's reader, which no target reaches.
 mod source {
+    pub(crate) use super::charset;
     pub mod journal {
         #[derive(Clone, Debug)]
         pub struct JournalMatch;

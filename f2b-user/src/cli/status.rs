@@ -91,6 +91,11 @@ fn jail(status: &JailStatus) -> String {
         0 => String::new(),
         lines => format!("|  |- Lines over budget:\t{lines} (too long or too expensive to match in full)\n"),
     };
+    let source = if status.journal_matches.is_empty() {
+        format!("File list:\t{}", status.files.join(" "))
+    } else {
+        format!("Journal matches:\t{}", status.journal_matches)
+    };
     let banned: Vec<_> = status.banned.iter().map(ToString::to_string).collect();
     format!(
         "Status for the jail: {}\n\
@@ -98,7 +103,7 @@ fn jail(status: &JailStatus) -> String {
          |  |- Currently failed:\t{}\n\
          |  |- Total failed:\t{}\n\
          {over_budget}\
-         |  `- Journal matches:\t{}\n\
+         |  `- {source}\n\
          `- Actions\n   \
             |- Currently banned:\t{}\n   \
             |- Total banned:\t{}\n   \
@@ -106,7 +111,6 @@ fn jail(status: &JailStatus) -> String {
         status.jail,
         status.currently_failed,
         status.total_failed,
-        status.journal_matches,
         status.currently_banned,
         status.total_banned,
         banned.join(" "),
@@ -124,6 +128,7 @@ mod tests {
             currently_failed: 1,
             total_failed: 6,
             journal_matches: "_SYSTEMD_UNIT=sshd.service".into(),
+            files: Vec::new(),
             over_budget: 0,
             currently_banned: 2,
             total_banned: 3,
@@ -138,5 +143,8 @@ mod tests {
         status.over_budget = 7;
         let over_budget = "\n|  |- Lines over budget:\t7 (too long or too expensive to match in full)\n";
         assert!(jail(&status).contains(over_budget));
+        status.journal_matches.clear();
+        status.files = vec!["/var/log/auth.log".into(), "/var/log/secure".into()];
+        assert!(jail(&status).contains("\n|  `- File list:\t/var/log/auth.log /var/log/secure\n"));
     }
 }

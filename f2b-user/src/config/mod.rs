@@ -42,7 +42,7 @@ pub use self::{
 use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
     scope::Scope,
-    source::journal::JournalMatch,
+    source::{charset::Charset, journal::JournalMatch},
 };
 
 /// Where a configuration is looked for when `-c` does not say; the first that exists. Else the built-in one is used.
@@ -55,12 +55,19 @@ pub enum BanTime {
     Forever,
 }
 
+/// Where a jail's lines come from.
+#[derive(Clone, Debug)]
+pub enum LogSource {
+    Journal(JournalMatch),
+    Files { paths: Vec<LogPath>, charset: Charset },
+}
+
 /// One jail, checked. The names are fail2ban's.
 #[derive(Clone, Debug)]
 pub struct JailSettings {
     pub name: String,
     pub filter: Filter,
-    pub journalmatch: JournalMatch,
+    pub source: LogSource,
     /// At least 1.
     pub maxretry: u32,
     pub findtime: Duration,
@@ -104,7 +111,7 @@ pub struct Config {
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 5] = ["action", "bantime.increment", "ignorecache", "ignorecommand", "logpath"];
+const NOT_YET: [&str; 4] = ["action", "bantime.increment", "ignorecache", "ignorecommand"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
@@ -381,9 +388,6 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
     let place = |option: &str| {
         jail.written.get(option).map_or_else(|| Place::outside("built in"), |value| value.place.clone())
     };
-    if !["auto", "systemd"].contains(&jail.backend.as_str()) {
-        bail!("{}: backend = {} is not supported yet; use systemd", place("backend"), jail.backend);
-    }
     let Some(filter) = &jail.filter else {
         bail!("it has no filter; set one, for example filter = sshd");
     };
@@ -391,18 +395,7 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
         let place = place_of(&error, jail).cloned().unwrap_or_else(|| place("filter"));
         error.context(format!("{place}: filter {filter}"))
     })?;
-    if jail.journalmatch.is_empty() {
-        let name = &jail.name;
-        bail!(
-            "{}: neither the jail nor filter {filter} has a journalmatch; set one, for example \
-             _SYSTEMD_UNIT={name}.service",
-            place("filter")
-        );
-    }
-    let journalmatch = JournalMatch::new(&jail.journalmatch).with_context(|| {
-        let option = if jail.written.contains_key("journalmatch") { "journalmatch" } else { "filter" };
-        place(option)
-    })?;
+    let source = log_source(jail, filter)?;
     let maxretry = u32::try_from(jail.maxretry).ok().filter(|count| *count >= 1);
     let maxretry = maxretry.with_context(|| {
         format!("{}: maxretry = {} is not a number from 1", place("maxretry"), jail.maxretry)
@@ -413,7 +406,7 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
     Ok(JailSettings {
         name: jail.name.clone(),
         filter: compiled,
-        journalmatch,
+        source,
         maxretry,
         findtime,
         bantime: ban_time(jail.bantime).with_context(|| place("bantime"))?,
@@ -425,6 +418,52 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
         },
         scopes: scope::scopes(jail, services)?,
     })
+}
+
+/// Where the lines come from. Of `backend = auto`, the files if there are any; fail2ban gives up where there are none
+/// (1.0.2), but where the service writes to the journal instead, it was found to be what people mean.
+fn log_source(jail: &JailOptions, filter: &str) -> Result<LogSource> {
+    let place = |option: &str| {
+        jail.written.get(option).map_or_else(|| Place::outside("built in"), |value| value.place.clone())
+    };
+    let has_journalmatch = !jail.journalmatch.is_empty();
+    let reads_files = match jail.backend.to_lowercase().as_str() {
+        "systemd" => false,
+        "polling" | "pyinotify" | "gamin" => true,
+        "auto" => !has_journalmatch || jail.logpath.iter().any(|path| !path.files().is_empty()),
+        _ => bail!(
+            "{}: backend = {} is not supported; use auto, polling or systemd",
+            place("backend"),
+            jail.backend
+        ),
+    };
+    if reads_files {
+        let encoding = jail.written.get("logencoding").map_or("auto", |value| &value.text);
+        let charset = Charset::named(encoding).with_context(|| place("logencoding"))?;
+        let paths: Vec<_> = jail.logpath.iter().filter(|path| !path.pattern.is_empty()).cloned().collect();
+        if paths.is_empty() {
+            let name = &jail.name;
+            bail!(
+                "{}: it has no logpath, and neither it nor filter {filter} has a journalmatch; set one, for example \
+                 logpath = /var/log/{name}.log or journalmatch = _SYSTEMD_UNIT={name}.service",
+                place("filter")
+            );
+        }
+        return Ok(LogSource::Files { paths, charset });
+    }
+    if !has_journalmatch {
+        let name = &jail.name;
+        bail!(
+            "{}: neither the jail nor filter {filter} has a journalmatch; set one, for example \
+             _SYSTEMD_UNIT={name}.service",
+            place("filter")
+        );
+    }
+    let journalmatch = JournalMatch::new(&jail.journalmatch).with_context(|| {
+        let option = if jail.written.contains_key("journalmatch") { "journalmatch" } else { "filter" };
+        place(option)
+    })?;
+    Ok(LogSource::Journal(journalmatch))
 }
 
 /// The options that the user wrote and that have no effect yet, a sentence each.
@@ -556,7 +595,8 @@ mod tests {
         let config = load("[sshd]\njournalmatch = _COMM=\"a b\" + _UID=0\n").unwrap();
         let wanted = JournalMatch::new(&[vec!["_COMM=a b".into(), "+".into(), "_UID=0".into()]]).unwrap();
         // The filter's own comes first.
-        assert!(config.jails[0].journalmatch.to_string().ends_with(&wanted.to_string()), "{config:?}");
+        let LogSource::Journal(matches) = &config.jails[0].source else { panic!("{config:?}") };
+        assert!(matches.to_string().ends_with(&wanted.to_string()), "{config:?}");
         let broken = load("[sshd]\njournalmatch = sshd.service\n").unwrap().warnings.remove(0);
         assert!(
             broken.ends_with("jail.local:2: journalmatch: \"sshd.service\" is not FIELD=value"),

@@ -108,7 +108,11 @@ pub struct JailStatus {
     pub jail: String,
     pub currently_failed: usize,
     pub total_failed: u64,
+    /// Empty if it reads files.
     pub journal_matches: String,
+    /// The files that it reads.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// Lines that were cut because they are too long, or have no verdict because matching them would take too long.
     pub over_budget: u64,
     pub currently_banned: usize,

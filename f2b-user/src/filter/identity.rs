@@ -17,6 +17,27 @@ impl Identity {
         Self { text: text.into(), ip: text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical()) }
     }
 
+    /// What `<F-ID>` matched: an address is written in the only way there is, without brackets around it, and a network
+    /// without its hosts. `None` where fail2ban trips over what stands behind a slash, and loses the line.
+    pub(super) fn spelled(text: &str) -> Option<Self> {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        let text = inner.filter(|inner| !inner.is_empty()).unwrap_or(text);
+        let Some((address, prefix)) = text.split_once('/') else {
+            return Some(Self::address(text, None));
+        };
+        let prefix = if prefix.contains(['.', ':']) {
+            i64::from(mask_length(prefix.parse().ok()?)?)
+        } else {
+            prefix.trim().parse().ok()?
+        };
+        Some(match prefix {
+            // What it means by "no prefix".
+            -1 => Self::address(address, None),
+            ..-1 => Self { text: address.into(), ip: None },
+            _ => Self::address(address, Some(&prefix.to_string())),
+        })
+    }
+
     /// What `<IP4>` or `<IP6>` matched, with what `<CIDR>` matched. An impossible address stays a text.
     pub(super) fn address(text: &str, prefix: Option<&str>) -> Self {
         let Ok(ip) = text.parse::<IpAddr>() else {
@@ -35,6 +56,16 @@ impl Identity {
             if (1..full).contains(&prefix) { format!("{}/{prefix}", write(ip)).into() } else { write(ip) };
         Self { text, ip: Some(ip) }
     }
+}
+
+/// How many bits a mask has, if they stand side by side.
+fn mask_length(mask: IpAddr) -> Option<u32> {
+    let (bits, width) = match mask {
+        IpAddr::V4(mask) => (u128::from(mask.to_bits()) << 96, 32),
+        IpAddr::V6(mask) => (mask.to_bits(), 128),
+    };
+    let length = bits.leading_ones();
+    (length == bits.count_ones()).then_some(length.min(width))
 }
 
 /// The upper `prefix` of `width` bits.
@@ -56,6 +87,36 @@ fn write(ip: IpAddr) -> Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As fail2ban 1.0.2's `IPAddr` writes them.
+    #[test]
+    fn ids_that_are_addresses_or_networks_are_written_in_one_way() {
+        for (text, expected, is_address) in [
+            ("10.1.2.3/8", "10.0.0.0/8", true),
+            ("192.0.2.7/32", "192.0.2.7", true),
+            ("[::1]", "::1", true),
+            ("ABCD::1", "abcd::1", true),
+            ("abc/5", "abc", false),
+            ("[abc]", "abc", false),
+            ("1.2.3.4/255.255.0.0", "1.2.0.0/16", true),
+            ("fe80::1/ffff::", "fe80::/16", true),
+            ("::ffff:1.2.3.4", "1.2.3.4", true),
+            ("2001:db8::1/33", "2001:db8::/33", true),
+            ("1.2.3.4/40", "1.2.3.4", true),
+            ("1.2.3.4/0", "0.0.0.0", true),
+            ("1.2.3.4/ 8", "1.0.0.0/8", true),
+            ("[::1]/64", "[::1]", false),
+            ("1.2.3.4/-1", "1.2.3.4", true),
+            ("1.2.3.4/-3", "1.2.3.4", false),
+            ("session 42", "session 42", false),
+        ] {
+            let identity = Identity::spelled(text).unwrap();
+            assert_eq!((identity.text.as_str(), identity.ip.is_some()), (expected, is_address), "{text}");
+        }
+        for text in ["user/name", "a/b/c", "/", "1.2.3.4/255.0.255.0"] {
+            assert_eq!(Identity::spelled(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn addresses_are_written_in_one_way() {

@@ -284,6 +284,11 @@ impl Filter {
         failures
     }
 
+    /// When `line` was logged, in seconds since 1970, if it has a date. Local times are in `zone`.
+    pub fn time_of(&self, line: &str, zone: &TimeZone, now: f64) -> Option<f64> {
+        dated(&mut self.context(zone.clone(), now), line, None, now)?.1
+    }
+
     /// How many lines an expression may span.
     pub fn maxlines(&self) -> usize {
         self.inner.maxlines
@@ -603,6 +608,9 @@ impl Expressions {
         let dns = groups.get(Name::DNS);
         let (host, name) = match (ip, dns.or(given)) {
             (Some(ip), _) => (Identity::address(ip, prefix), ip),
+            (None, Some(name)) if dns.is_none() && self.usedns != UseDns::Raw => {
+                (Identity::spelled(name)?, name)
+            }
             (None, Some(name)) => (Identity::raw(name), name),
             (None, None) => return None,
         };
@@ -612,6 +620,9 @@ impl Expressions {
         }
         let resolved = by_name && self.usedns != UseDns::Raw;
         let (fid, other) = match given {
+            Some(given) if given != name && !resolved && self.usedns != UseDns::Raw => {
+                (Identity::spelled(given)?.text, Some(host.text))
+            }
             Some(given) if given != name && !resolved => (given.into(), Some(host.text)),
             _ => (host.text, None),
         };

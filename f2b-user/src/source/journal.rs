@@ -8,11 +8,7 @@ use std::{
     fmt,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -22,10 +18,14 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{
-    Line,
+    Batch, Line,
+    thread::{Stop, Thread},
     unit::{self, How, Resolved},
 };
 use crate::filter::python::repr;
+
+/// The journal's name among the positions that are stored.
+pub const SOURCE: &str = "journal";
 
 /// How often the reader looks while entries arrive: the median delay is half of it.
 const POLL_ACTIVE: Duration = Duration::from_millis(5);
@@ -290,44 +290,25 @@ pub enum Position {
     },
 }
 
-/// What the reader tells the agent.
-#[derive(Debug)]
-pub struct Batch {
-    pub lines: Vec<Line>,
-    /// The position after these lines.
-    pub cursor: String,
-    /// They were decided on before, see [`Position::Replay`].
-    pub replayed: bool,
-}
-
 /// A running reader. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Reader {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Thread,
 }
 
 impl Reader {
     /// Starts to read the entries that `jails` ask for, from `position` on, into `lines`. A full channel makes the
     /// reader wait; the journal keeps what it has not read.
+    ///
+    /// # Errors
+    /// The thread does not start.
     pub fn start(
         jails: Vec<(String, JournalMatch)>,
         position: Position,
         lines: mpsc::Sender<Batch>,
     ) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker { jails, position, lines, stop: Arc::clone(&stop) };
-        let thread = thread::Builder::new().name("journal".into()).spawn(move || worker.run());
-        Ok(Self { stop, thread: Some(thread.context("starting the journal reader")?) })
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // The thread may wait for room in the channel, which the agent that drops us no longer makes: it must not be
-        // joined. It ends by itself when the channel closes or at its next look.
-        drop(self.thread.take());
+        let run = move |stop| Worker { jails, position, lines, stop }.run();
+        Ok(Self { _thread: Thread::start("the journal", run)? })
     }
 }
 
@@ -335,7 +316,7 @@ struct Worker {
     jails: Vec<(String, JournalMatch)>,
     position: Position,
     lines: mpsc::Sender<Batch>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 /// Why a session with the journal ended.
@@ -370,7 +351,7 @@ impl Worker {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.lines.is_closed()
+        self.stop.is_asked_for() || self.lines.is_closed()
     }
 
     fn follow(&mut self, mut journal: Journal) -> End {
@@ -446,7 +427,11 @@ impl Worker {
                 entry.read(journal, &wanted, &lossy)?;
                 let time = SystemTime::UNIX_EPOCH + Duration::from_micros(entry.micros(journal)?);
                 let takers = jails.iter().filter(|(_, wanted)| wanted.accepts(&entry));
-                lines.extend(takers.map(|(jail, _)| Line { jail: jail.clone(), time, text: entry.text() }));
+                lines.extend(takers.map(|(jail, _)| Line {
+                    jail: jail.clone(),
+                    time: Some(time),
+                    text: entry.text(),
+                }));
             }
             if read > 0 {
                 let cursor = journal.cursor()?;
@@ -454,7 +439,8 @@ impl Worker {
                 if !replayed || reached {
                     self.position = Position::After(cursor.clone());
                 }
-                if self.lines.blocking_send(Batch { lines, cursor, replayed }).is_err() {
+                let batch = Batch { lines, source: SOURCE.into(), position: cursor, replayed };
+                if self.lines.blocking_send(batch).is_err() {
                     return Ok(());
                 }
                 last_entry = Instant::now();

@@ -1,17 +1,38 @@
-//! Where lines come from. Today: the systemd journal.
+//! Where lines come from: the systemd journal, and log files.
 
+pub mod charset;
+pub mod file;
 pub mod journal;
+mod thread;
 pub mod unit;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// One log entry for one jail, as fail2ban's filters see it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
-    /// The jail whose `journalmatch` the entry satisfies.
+    /// The jail that asks for it.
     pub jail: String,
-    /// When it was logged.
-    pub time: SystemTime,
-    /// `HOST IDENT[PID]: MESSAGE`.
+    /// When it was logged, if the source knows: a line of a file tells it by itself.
+    pub time: Option<SystemTime>,
+    /// `HOST IDENT[PID]: MESSAGE`, behind its date if it has one.
     pub text: String,
+}
+
+/// What a reader tells the agent.
+#[derive(Debug)]
+pub struct Batch {
+    pub lines: Vec<Line>,
+    /// The source's name among the positions that are stored.
+    pub source: String,
+    /// The position after these lines, as the source writes it.
+    pub position: String,
+    /// They were decided on before, by an agent that has stopped.
+    pub replayed: bool,
+}
+
+/// A time in seconds since 1970, as filters have it.
+pub fn time(seconds: f64) -> SystemTime {
+    let since_epoch = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
+    SystemTime::UNIX_EPOCH.checked_add(since_epoch).unwrap_or(SystemTime::UNIX_EPOCH)
 }

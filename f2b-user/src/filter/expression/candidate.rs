@@ -1,4 +1,5 @@
-//! The tree → a regular expression for the `regex` crate that matches wherever the tree does, and perhaps elsewhere:
+//! The tree → what finds lines that are worth a search: plain texts of which every match has one in it, and
+//! a regular expression for the `regex` crate that matches wherever the tree does, and perhaps elsewhere:
 //! what a linear-time automaton cannot express (look-around, back-references, conditionals) is dropped. Many of them
 //! make one automaton, which tells in one pass over a line which few expressions are worth running.
 //!
@@ -9,7 +10,7 @@ use std::fmt::Write as _;
 
 use super::{
     chars::{ascii, may_be_wide},
-    program::single,
+    shape::single,
     syntax::{Assertion, Class, Node, Repetition},
 };
 
@@ -40,7 +41,7 @@ pub(super) fn candidate_within(outer: &Node, content: usize, node: &Node) -> Opt
     let mut emitter = Emitter { root: outer, inside: false, out: String::new() };
     nodes[..at].iter().for_each(|node| emitter.node(node));
     let mut out = emitter.out;
-    if !super::program::is_anchored(node) {
+    if !super::shape::is_anchored(node) {
         out.push_str(ANYTHING);
     }
     Some(Emitter { root: node, inside: true, out }.finder(node))

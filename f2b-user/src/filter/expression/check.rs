@@ -4,7 +4,8 @@ use std::iter;
 
 use super::{
     machine::{OverBudget, Span},
-    pattern::{Candidate, Candidates, Guess, Pattern, Set},
+    pattern::Pattern,
+    set::{Candidate, Candidates, Guess, Set},
     tags::HostNames,
 };
 use crate::filter::name::Name;

@@ -1,21 +1,25 @@
-//! fail2ban's expressions: tags expanded ([`tags`]), read as Python reads them ([`syntax`]), written again as automata
-//! that find the few that may match ([`candidate`]), and run with the verdict of Python's `re` ([`program`],
-//! [`machine`]); together a [`pattern`].
+//! fail2ban's expressions: tags expanded ([`tags`]), read as Python reads them ([`syntax`]) and run with the verdict of
+//! Python's `re` ([`program`], [`machine`]); together a [`pattern`]. Of many, a [`set`] finds the few that may match: by
+//! plain texts and by automata, as which they are written again ([`candidate`]).
 
 mod candidate;
 mod chars;
 mod check;
 mod conditional;
+mod foresight;
 mod machine;
 mod pattern;
 mod program;
+mod set;
+mod shape;
 mod syntax;
 pub(super) mod tags;
 
 pub(crate) use self::check::check;
 pub(super) use self::{
     machine::OverBudget,
-    pattern::{Candidate, Candidates, Captured, Pattern, Set, Text},
+    pattern::{Captured, Pattern, Text},
+    set::{Candidate, Candidates, Set},
 };
 
 /// What is wrong with an expression as Python reads it.

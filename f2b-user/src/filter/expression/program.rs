@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use super::{
     candidate::plain_texts,
     chars::{self, CharSet, Table},
-    syntax::{Assertion, Class, Item, Node, Repetition},
+    foresight::{Begins, Foresight, Next},
+    shape::{first, has_repetition, is_anchored, may_be_empty, single, width},
+    syntax::{Assertion, Class, Node, Repetition},
 };
 
 /// Steps that one program may have: repetition counts inside repetition counts multiply.
@@ -17,102 +19,6 @@ const MAX_CONDITIONS: usize = 4;
 const MANY_BRANCHES: std::ops::RangeInclusive<usize> = 4..=250;
 /// How many steps are looked at to see what can come next.
 const FORESIGHT: u32 = 32;
-
-/// What can come next at a step. Characters beyond ASCII always can.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Begins {
-    /// ASCII characters, a bit each.
-    ascii: u128,
-    /// The text can end.
-    end: bool,
-}
-
-impl Begins {
-    const ANYTHING: Self = Self { ascii: u128::MAX, end: true };
-
-    fn or(self, other: Self) -> Self {
-        Self { ascii: self.ascii | other.ascii, end: self.end || other.end }
-    }
-
-    fn allows(self, byte: u8) -> bool {
-        !byte.is_ascii() || self.ascii >> byte & 1 != 0
-    }
-}
-
-/// What can come next, as a bit of a [`Foresight`] table.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Next {
-    table: u16,
-    bit: u8,
-}
-
-impl Next {
-    const ANYTHING: Self = Self { table: 0, bit: 0 };
-}
-
-/// Eight questions in one table: a bit of each for each byte.
-#[derive(Debug)]
-struct Eight {
-    bytes: [u8; 256],
-    end: u8,
-    asked: Vec<Begins>,
-}
-
-/// What can come next at all places that ask for it.
-#[derive(Debug, Default)]
-pub(super) struct Foresight(Vec<Eight>);
-
-impl Foresight {
-    /// Whether what can come comes at this place.
-    #[inline]
-    pub(super) fn comes(&self, next: Next, text: &[u8], at: usize) -> bool {
-        self.bits(next.table, text, at) & next.bit != 0
-    }
-
-    /// The same for two questions of one table.
-    #[inline]
-    pub(super) fn both_come(&self, [first, second]: [Next; 2], text: &[u8], at: usize) -> (bool, bool) {
-        let bits = self.bits(first.table, text, at);
-        (bits & first.bit != 0, bits & second.bit != 0)
-    }
-
-    #[inline]
-    fn bits(&self, table: u16, text: &[u8], at: usize) -> u8 {
-        let table = &self.0[usize::from(table)];
-        text.get(at).map_or(table.end, |byte| table.bytes[usize::from(*byte)])
-    }
-
-    /// These questions in one table.
-    fn ask<const N: usize>(&mut self, wanted: [Begins; N]) -> [Next; N] {
-        let missing = |table: &Eight| wanted.iter().filter(|begins| !table.asked.contains(begins)).count();
-        let fits = |table: &Eight| table.asked.len() + missing(table) <= 8;
-        let table = self.0.iter().position(fits).unwrap_or_else(|| {
-            self.0.push(Eight { bytes: [0; 256], end: 0, asked: Vec::new() });
-            self.0.len() - 1
-        });
-        wanted.map(|begins| Next { table: table as u16, bit: 1 << self.0[table].number(begins) })
-    }
-}
-
-impl Eight {
-    fn number(&mut self, begins: Begins) -> usize {
-        if let Some(known) = self.asked.iter().position(|asked| *asked == begins) {
-            return known;
-        }
-        let number = self.asked.len();
-        self.asked.push(begins);
-        let (ascii, wide) = self.bytes.split_at_mut(128);
-        for (bits, word) in ascii.chunks_exact_mut(64).zip([begins.ascii as u64, (begins.ascii >> 64) as u64])
-        {
-            bits.iter_mut()
-                .enumerate()
-                .for_each(|(byte, bits)| *bits |= ((word >> byte & 1) as u8) << number);
-        }
-        wide.iter_mut().for_each(|bits| *bits |= 1 << number);
-        self.end |= u8::from(begins.end) << number;
-        number
-    }
-}
 
 /// A repetition of one set.
 #[derive(Debug)]
@@ -700,105 +606,4 @@ fn run_of(node: &Node) -> Option<(&Class, Option<Box<[u8]>>)> {
 fn split_into(first: usize, second: usize) -> Step {
     // There are no more than `MAX_STEPS`. What can come next is foreseen when all steps are there.
     Step::Split { first: first as u32, second: second as u32, next: [Next::ANYTHING; 2] }
-}
-
-/// Whether texts of different lengths match it.
-fn has_repetition(node: &Node) -> bool {
-    match node {
-        Node::Repeat { .. } => true,
-        Node::Concat(nodes) | Node::Alternation(nodes) => nodes.iter().any(has_repetition),
-        Node::Group { node, .. } | Node::Atomic(node) => has_repetition(node),
-        _ => false,
-    }
-}
-
-/// The only character of a class.
-pub(super) fn single(class: &Class) -> Option<char> {
-    match class.items[..] {
-        [Item::Range(low, high)] if low == high && !class.negated => {
-            let has_cases = class.ignore_case && (low.is_alphabetic() || !low.is_ascii());
-            (!has_cases).then_some(low)
-        }
-        _ => None,
-    }
-}
-
-/// How many characters a look-behind looks at.
-fn width(node: &Node) -> Result<usize> {
-    const NOT_FIXED: &str = "look-behind requires fixed-width pattern";
-    let same = |mut widths: Vec<usize>| {
-        widths.dedup();
-        match widths[..] {
-            [width] => Ok(width),
-            _ => bail!(NOT_FIXED),
-        }
-    };
-    match node {
-        Node::Empty | Node::Look { .. } | Node::Assertion(_) | Node::Way(_) => Ok(0),
-        Node::Class(_) => Ok(1),
-        Node::Concat(nodes) => nodes.iter().map(width).sum(),
-        Node::Alternation(nodes) => same(nodes.iter().map(width).collect::<Result<_>>()?),
-        Node::Repeat { node, min, max, .. } if *max == Some(*min) => Ok(width(node)? * *min as usize),
-        Node::Group { node, .. } | Node::Atomic(node) => width(node),
-        Node::Conditional { yes, no, .. } => same(vec![width(yes)?, width(no)?]),
-        Node::Repeat { .. } | Node::BackReference { .. } => bail!(NOT_FIXED),
-    }
-}
-
-/// Whether a match can only begin where the text does.
-pub(super) fn is_anchored(node: &Node) -> bool {
-    match node {
-        Node::Assertion(Assertion::Start) => true,
-        Node::Concat(nodes) => {
-            let first =
-                nodes.iter().find(|node| !matches!(node, Node::Empty | Node::Look { .. } | Node::Way(_)));
-            first.is_some_and(is_anchored)
-        }
-        Node::Alternation(nodes) => nodes.iter().all(is_anchored),
-        Node::Group { node, .. } | Node::Atomic(node) => is_anchored(node),
-        Node::Repeat { node, min, .. } => *min > 0 && is_anchored(node),
-        _ => false,
-    }
-}
-
-/// Whether a match can be empty.
-pub(super) fn may_be_empty(node: &Node) -> bool {
-    first(node).may_be_empty
-}
-
-/// What a node can begin with.
-struct First {
-    ascii: u128,
-    may_be_empty: bool,
-}
-
-fn first(node: &Node) -> First {
-    let nothing = First { ascii: 0, may_be_empty: true };
-    let either = |a: First, b: First| First {
-        ascii: a.ascii | b.ascii,
-        may_be_empty: a.may_be_empty || b.may_be_empty,
-    };
-    match node {
-        Node::Empty | Node::Look { .. } | Node::Assertion(_) | Node::Way(_) => nothing,
-        Node::Class(class) => First { ascii: super::chars::ascii(class), may_be_empty: false },
-        Node::Concat(nodes) => {
-            let mut all = nothing;
-            for node in nodes {
-                let next = first(node);
-                all.ascii |= next.ascii;
-                if !next.may_be_empty {
-                    return First { may_be_empty: false, ..all };
-                }
-            }
-            all
-        }
-        Node::Alternation(nodes) => nodes.iter().map(first).reduce(either).unwrap_or(nothing),
-        Node::Repeat { node, min, .. } => {
-            let inner = first(node);
-            First { may_be_empty: *min == 0 || inner.may_be_empty, ..inner }
-        }
-        Node::Group { node, .. } | Node::Atomic(node) => first(node),
-        Node::BackReference { .. } => First { ascii: u128::MAX, may_be_empty: true },
-        Node::Conditional { yes, no, .. } => either(first(yes), first(no)),
-    }
 }

@@ -1,0 +1,218 @@
+//! How the [`Machine`] takes the characters of a [`Run`], and gives them back.
+
+use memchr::{memmem, memrchr};
+
+use super::{Frame, Machine, Memory, charge, has_text, is_boundary};
+use crate::filter::expression::{
+    program::{Run, Step},
+    syntax::Repetition,
+};
+
+/// Where a run ends, from all places between.
+pub(super) struct LastRun<'a> {
+    run: &'a Run,
+    from: usize,
+    end: usize,
+}
+
+impl<'a> Machine<'a> {
+    /// Takes what a run takes first, and leaves the rest to try: where it goes on.
+    #[inline]
+    pub(super) fn begin_run(&mut self, step: usize, at: usize, run: &'a Run) -> Option<usize> {
+        if !run.is_plain || self.memory == Memory::On {
+            return self.begin_unusual_run(step, at, run);
+        }
+        let set = &self.program.sets[run.set];
+        let end = set.ascii_run(self.text, at, run.max as usize);
+        if end - at < run.max as usize && self.text.get(end).is_some_and(|byte| !byte.is_ascii()) {
+            // Lengths are counted in characters.
+            return self.begin_unusual_run(step, at, run);
+        }
+        let floor = at + run.min as usize;
+        if end < floor {
+            return None;
+        }
+        self.steps += charge(floor, end);
+        let keeps_all = run.keeps_ascii || end == floor;
+        if self.comes_behind(run, end) {
+            if !keeps_all {
+                let (step, floor, at) = (step as u32, floor as u32, end as u32);
+                self.scratch.frames.push(Frame::Shrink { step, floor, at });
+            }
+            return Some(end);
+        }
+        if keeps_all { None } else { self.shrink(step, run, floor, end) }
+    }
+
+    /// One that is lazy or possessive or has other characters than ASCII, or where the machine remembers what failed.
+    #[inline(never)]
+    fn begin_unusual_run(&mut self, step: usize, at: usize, run: &'a Run) -> Option<usize> {
+        if run.unless.is_some() {
+            self.looked_everywhere();
+            if run.min == 0 && run.kind == Repetition::Greedy && self.memory != Memory::On {
+                let end = self.longest(run, at);
+                return self.end_run(step, run, at, end);
+            }
+        }
+        let mut floor = at;
+        for _ in 0..run.min {
+            floor = self.one_of(run, floor)?;
+        }
+        if run.kind != Repetition::Possessive && self.has_failed(step, floor) {
+            return None;
+        }
+        if run.kind == Repetition::Lazy {
+            let left = run.max - run.min;
+            // The first stop is where the run is already.
+            if self.comes_behind(run, floor) {
+                self.scratch.frames.push(Frame::Grow { step: step as u32, at: floor as u32, left });
+                return Some(floor);
+            }
+            return self.grow(step, run, floor, left);
+        }
+        let mut end = floor;
+        if run.max == u32::MAX && (self.memory != Memory::On || run.kind == Repetition::Possessive) {
+            end = self.longest(run, floor);
+        } else if run.max == u32::MAX {
+            // Where a run without end has begun before and failed, all stops behind have failed as well.
+            while let Some(after) = self.one_of(run, end)
+                && !self.has_failed(step, after)
+            {
+                end = after;
+            }
+        } else {
+            for _ in run.min..run.max {
+                match self.one_of(run, end) {
+                    Some(after) => end = after,
+                    None => break,
+                }
+            }
+        }
+        if run.kind == Repetition::Possessive {
+            self.steps += charge(floor, end);
+            return self.comes_behind(run, end).then_some(end);
+        }
+        self.end_run(step, run, floor, end)
+    }
+
+    /// A greedy run has taken what it can, up to `end`.
+    fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize) -> Option<usize> {
+        self.looked_at(end);
+        self.steps += charge(floor, end);
+        let comes = self.comes_behind(run, end);
+        let keeps_all = end == floor || run.keeps_ascii && self.text[floor..end].is_ascii();
+        if comes {
+            if !keeps_all {
+                let (step, floor, at) = (step as u32, floor as u32, end as u32);
+                self.scratch.frames.push(Frame::Shrink { step, floor, at });
+            }
+            return Some(end);
+        }
+        if keeps_all { None } else { self.shrink(step, run, floor, end) }
+    }
+
+    /// Whether what can come behind a run comes there.
+    #[inline]
+    fn comes_behind(&self, run: &Run, at: usize) -> bool {
+        match run.next_byte {
+            Some(_) => self.text.get(at).copied() == run.next_byte,
+            None => self.program.foresight.comes(run.next, self.text, at),
+        }
+    }
+
+    /// The run that a frame is about.
+    pub(super) fn run_at(&self, step: usize) -> Option<&'a Run> {
+        let Step::Run(run) = self.program.steps[step] else { return None };
+        Some(&self.program.runs[run])
+    }
+
+    /// The next shorter end of a greedy run behind which the program may go on.
+    #[inline(never)]
+    pub(super) fn shrink(&mut self, step: usize, run: &Run, floor: usize, begin: usize) -> Option<usize> {
+        // What comes behind the one character that follows was looked at, too.
+        self.looked_at(begin);
+        self.looked_at(begin + 1);
+        self.tried(floor, begin + 1);
+        let (text, foresight) = (self.text, &self.program.foresight);
+        let can_go_on = |at: usize| {
+            let character = text.get(at).is_none_or(u8::is_ascii);
+            is_boundary(text, at)
+                && foresight.comes(run.next, text, at)
+                && (!character || foresight.comes(run.after_next, text, at + 1))
+        };
+        let at = match run.next_byte {
+            // A character begins wherever the byte does that has to follow: it is the first of one.
+            Some(next) => memrchr(next, text.get(floor..begin)?).map(|found| floor + found),
+            None => (floor..begin).rev().find(|at| can_go_on(*at)),
+        };
+        self.steps += charge(at.unwrap_or(floor), begin);
+        if let Some(at) = at.filter(|at| *at > floor) {
+            self.scratch.frames.push(Frame::Shrink { step: step as u32, floor: floor as u32, at: at as u32 });
+        }
+        at
+    }
+
+    /// The next longer end of a lazy run behind which the program may go on.
+    #[inline(never)]
+    pub(super) fn grow(&mut self, step: usize, run: &Run, begin: usize, mut left: u32) -> Option<usize> {
+        let mut at = begin;
+        while left > 0
+            && let Some(after) = self.one_of(run, at)
+        {
+            at = after;
+            if run.max == u32::MAX {
+                if self.has_failed(step, at) {
+                    break;
+                }
+            } else {
+                left -= 1;
+            }
+            if self.comes_behind(run, at) {
+                self.scratch.frames.push(Frame::Grow { step: step as u32, at: at as u32, left });
+                self.steps += charge(begin, at);
+                self.looked_at(at);
+                return Some(at);
+            }
+        }
+        self.looked_at(at);
+        self.steps += charge(begin, at);
+        None
+    }
+
+    /// The place behind the character at `at`, if the run takes it.
+    #[inline]
+    fn one_of(&self, run: &Run, at: usize) -> Option<usize> {
+        let stops = run.unless.as_ref().is_some_and(|unless| has_text(self.text, unless, at));
+        if stops { None } else { self.program.sets[run.set].one(self.text, at) }
+    }
+
+    /// Where the longest run from `at` ends.
+    fn longest(&mut self, run: &'a Run, at: usize) -> usize {
+        let set = &self.program.sets[run.set];
+        let Some(unless) = &run.unless else { return set.run(self.text, at) };
+        // Expressions that look for a text try many places, and from most of them the run ends at the same one.
+        let known = self.last_run.take().filter(|last| std::ptr::eq(last.run, run) && at <= last.end);
+        let (from, known_end) = known.map_or((self.text.len(), None), |last| (last.from, Some(last.end)));
+        let end = match known_end {
+            Some(end) if from <= at => end,
+            _ => {
+                // The text may begin in what is new and end behind it.
+                let searched = &self.text[at..self.text.len().min(from + unless.len() - 1)];
+                let stop = find(searched, unless).map(|found| at + found);
+                let new_end = set.run(&self.text[..stop.unwrap_or(from)], at);
+                if stop.is_none() && new_end == from { known_end.unwrap_or(from) } else { new_end }
+            }
+        };
+        self.last_run = Some(LastRun { run, from: from.min(at), end });
+        end
+    }
+}
+
+/// Where `wanted` begins in `text`.
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    // To set up the faster search takes longer than to look.
+    if text.len() < 48 {
+        return text.windows(wanted.len()).position(|there| there == wanted);
+    }
+    memmem::find(text, wanted)
+}

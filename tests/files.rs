@@ -1,0 +1,157 @@
+//! Log files: followed through rotations and restarts, every failure counted once.
+
+#[path = "common/mod.rs"]
+mod common;
+mod lab;
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    net::IpAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::Duration,
+};
+
+use common::{Agent, PATIENCE, f2b_ok};
+use lab::{Lab, attacker_v4, attacker_v6, wait_until};
+use nix::sys::signal::Signal;
+
+/// The log of a service that writes a file.
+struct Log {
+    path: PathBuf,
+    /// Failures written so far.
+    failures: u64,
+}
+
+impl Log {
+    fn new(lab: &Lab) -> Self {
+        Self { path: lab.dir().join("auth.log"), failures: 0 }
+    }
+
+    fn open(&self) -> File {
+        File::options().create(true).append(true).open(&self.path).expect("the lab's directory is writable")
+    }
+
+    /// Failures of `attacker`, in one write.
+    fn fail(&mut self, attacker: IpAddr, times: u64) {
+        self.failures += times;
+        let lines: String = (0..times).map(|_| line(attacker)).collect();
+        write(&mut self.open(), &lines);
+    }
+
+    fn rotated(&self) -> PathBuf {
+        self.path.with_extension("log.1")
+    }
+}
+
+/// A failure. Each connection has a process of its own.
+fn line(attacker: IpAddr) -> String {
+    static PID: AtomicU32 = AtomicU32::new(1000);
+    let pid = PID.fetch_add(1, Ordering::Relaxed);
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00");
+    format!("{now} host sshd[{pid}]: Failed password for root from {attacker} port 4242 ssh2\n")
+}
+
+fn write(file: &mut File, text: &str) {
+    file.write_all(text.as_bytes()).expect("the lab's directory is writable");
+}
+
+/// `maxretry` is three.
+fn jail(log: &Log, backend: &str) -> String {
+    format!("[sshd]\nmaxretry = 3\nbackend = {backend}\nlogpath = {}\n", log.path.display())
+}
+
+#[test]
+fn a_file_that_appears_and_is_rotated_counts_every_failure_once() {
+    let lab = Lab::new();
+    let mut log = Log::new(&lab);
+    let agent = Agent::start(&lab, &jail(&log, "polling"));
+    wait_until(PATIENCE, "it says what it waits for", || {
+        agent.process.log().contains("There is no log file yet, waiting for it: ")
+    });
+    log.fail(attacker_v4(7), 3);
+    agent.wait_for_ban(attacker_v4(7));
+    assert!(!lab.connects(attacker_v4(7)) && lab.connects(attacker_v4(8)));
+    let status = f2b_ok(&lab, &["status", "sshd"]);
+    assert!(status.contains(&format!("`- File list:\t{}\n", log.path.display())), "{status}");
+
+    // A line that is not complete yet is none.
+    log.fail(attacker_v4(8), 2);
+    let half = line(attacker_v4(8));
+    let (begin, end) = half.split_at(80);
+    write(&mut log.open(), begin);
+    wait_until(PATIENCE, "two failures are counted", || agent.jail("sshd")["total_failed"] == 5);
+    sleep(Duration::from_millis(100));
+    assert!(agent.ban_of(attacker_v4(8)).is_none(), "the third is only begun");
+    write(&mut log.open(), end);
+    log.failures += 1;
+    agent.wait_for_ban(attacker_v4(8));
+
+    // By renaming: the service writes to the old file until it is told.
+    let mut old = log.open();
+    fs::rename(&log.path, log.rotated()).expect("the lab's directory is writable");
+    log.fail(attacker_v6(7), 1);
+    wait_until(PATIENCE, "the new file is found", || agent.jail("sshd")["currently_failed"] == 1);
+    write(&mut old, &line(attacker_v6(7)));
+    log.failures += 1;
+    log.fail(attacker_v6(7), 1);
+    agent.wait_for_ban(attacker_v6(7));
+
+    // By copying and truncating.
+    fs::copy(&log.path, log.rotated()).expect("the lab's directory is writable");
+    File::options().write(true).truncate(true).open(&log.path).expect("it is there");
+    log.fail(attacker_v6(8), 3);
+    agent.wait_for_ban(attacker_v6(8));
+    assert_eq!(agent.jail("sshd")["total_failed"], log.failures, "{}", agent.process.log());
+}
+
+#[test]
+fn an_agent_goes_on_where_the_one_before_was_killed() {
+    let lab = Lab::network_only();
+    let mut log = Log::new(&lab);
+    log.fail(attacker_v4(7), 3);
+    let config = jail(&log, "auto");
+    let mut agent = Agent::start(&lab, &config);
+    agent.wait_for_ban(attacker_v4(7));
+    // What is unbanned by hand stays so, although the failures still stand in the file.
+    f2b_ok(&lab, &["unban", &attacker_v4(7).to_string()]);
+    log.fail(attacker_v4(8), 2);
+    wait_until(PATIENCE, "two failures are counted", || agent.jail("sshd")["currently_failed"] == 1);
+    // The position is stored once a second.
+    sleep(Duration::from_millis(1500));
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+
+    // One more while nobody reads, and a rotation; then another one in the new file.
+    log.fail(attacker_v6(7), 2);
+    fs::rename(&log.path, log.rotated()).expect("the lab's directory is writable");
+    log.fail(attacker_v4(8), 1);
+    log.fail(attacker_v6(7), 1);
+    let agent = Agent::start(&lab, &config);
+    agent.wait_for_ban(attacker_v6(7));
+    wait_until(PATIENCE, "what came while nobody read is counted", || {
+        agent.jail("sshd")["total_failed"] == 4
+    });
+    sleep(Duration::from_millis(500));
+    assert_eq!(agent.jail("sshd")["total_failed"], 4, "nothing is counted twice");
+    assert!(agent.ban_of(attacker_v4(7)).is_none(), "the unban by hand holds");
+    agent.wait_for_ban(attacker_v4(8));
+}
+
+#[test]
+fn after_a_restart_the_find_window_is_as_it_was() {
+    let lab = Lab::network_only();
+    let mut log = Log::new(&lab);
+    let config = jail(&log, "auto");
+    log.fail(attacker_v4(7), 2);
+    let mut agent = Agent::start(&lab, &config);
+    wait_until(PATIENCE, "two failures are counted", || agent.jail("sshd")["total_failed"] == 2);
+    agent.process.signal(Signal::SIGTERM);
+    agent.process.wait(PATIENCE);
+    let agent = Agent::start(&lab, &config);
+    log.fail(attacker_v4(7), 1);
+    agent.wait_for_ban(attacker_v4(7));
+    assert_eq!(agent.jail("sshd")["total_failed"], 1, "two were counted by the agent before");
+}
