@@ -1,7 +1,7 @@
 //! Many entries of a map in one call, on a real kernel: batches come to what single calls come to.
 
 #[path = "../f2b-user/src/xdp/batch.rs"]
-#[allow(dead_code, reason = "each test uses a part of it")]
+#[expect(dead_code, reason = "each test uses a part of it")]
 mod batch;
 
 use std::{
