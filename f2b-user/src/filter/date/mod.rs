@@ -569,6 +569,57 @@ pub(super) fn year(now: f64, zone: &TimeZone) -> i16 {
 mod tests {
     use super::*;
 
+    /// What is found again must be what a search finds.
+    #[test]
+    fn lines_that_begin_alike_are_not_taken_for_the_same() {
+        let spaces = " ".repeat(9);
+        let dates = [
+            "2026-11-24 06:00:00",
+            "2026-11-24T06:00:00.123456",
+            "Nov 24 06:00:00",
+            "Nov 24 06:00:00.123",
+            "24/Nov/2026:06:00:00",
+            "1795500000.123",
+            "06:00:00",
+            "@400000004330dbb5000000000",
+        ];
+        let behind = [
+            " host",
+            " 2025 host",
+            " 2025",
+            "+0100 host",
+            " +01:00",
+            &format!("{spaces}host"),
+            &format!("{spaces}+0100 host"),
+            &format!("{spaces}UTC"),
+            "7 x",
+            "x",
+            "",
+        ];
+        let own = r"^%Y-%m-%d[ T]%H:%M:%S(?:\.[0-4]\d{5}\d*|[.,]%f)?(?:\s*%z)?";
+        for pattern in ["", own, r"%d/%b/%Y:%H:%M:%S\s*(?:%z)?"] {
+            let templates = Arc::new(Templates::new(pattern, 2026).unwrap());
+            for (first, second) in behind.iter().flat_map(|a| behind.iter().map(move |b| (a, b))) {
+                for date in dates {
+                    let lines = [
+                        format!("{date}{first}"),
+                        format!("{date}{first}"),
+                        format!("{date}{second}"),
+                        format!("{}{second}", date.replace(".123456", ".723456")),
+                        format!("{}{second}", date.replace("06:00", "06:01")),
+                    ];
+                    let [mut memory, mut none] =
+                        [(); 2].map(|()| Detector::new(templates.clone(), TimeZone::UTC));
+                    for line in &lines {
+                        none.again = None;
+                        let found = memory.find(line, 1_795_500_000.0);
+                        assert_eq!(found, none.find(line, 1_795_500_000.0), "{line:?} of {lines:?}");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_default_templates_compile() {
         for year in [2000, 2026, 2099] {

@@ -147,9 +147,10 @@ impl Template {
         }
     }
 
-    /// Whether its group for the fraction of a second is ours: any few digits.
+    /// Whether its group for the fraction of a second is ours, any few digits, with a mark before it: then nothing else
+    /// has looked at the first of them.
     pub(super) fn has_fraction(&self) -> bool {
-        self.pattern.as_ref().is_some_and(|pattern| pattern.contains("%f"))
+        self.pattern.as_ref().is_some_and(|pattern| [r"\.%f", "[.,]%f"].iter().any(|f| pattern.contains(f)))
     }
 
     pub(super) fn is_anchored(&self) -> bool {

@@ -184,10 +184,14 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Takes note that a way from `from` on was tried and failed at `at`.
-    fn tried(&mut self, from: usize, at: usize) {
+    /// Takes note that a way from `from` on was tried, and that it failed when it had looked at all up to `to`.
+    fn failed(&mut self, from: usize, to: usize) {
+        if !self.program.is_watched {
+            return;
+        }
+        self.looked_at(to);
         if from < 64 {
-            self.tried |= u64::MAX << from & u64::MAX >> (63 - at.clamp(from, 63));
+            self.tried |= u64::MAX << from & u64::MAX >> (63 - to.clamp(from, 63));
         }
     }
 
@@ -287,7 +291,7 @@ impl<'a> Machine<'a> {
                     }
                     Step::Text(wanted) => {
                         if !has_text(text, wanted, at) {
-                            self.looked_at(at + wanted.len() - 1);
+                            self.failed(at, at + wanted.len() - 1);
                             break 'fails;
                         }
                         at += wanted.len();
@@ -355,6 +359,7 @@ impl<'a> Machine<'a> {
                         self.looked_at(at);
                         self.looked_at(at + 1);
                         if !self.holds(*assertion, at) {
+                            self.failed(at, at + 1);
                             break 'fails;
                         }
                     }
@@ -383,8 +388,7 @@ impl<'a> Machine<'a> {
                                 let [start, end] = [0, 1].map(|side| self.scratch.slots[2 * group + side]);
                                 // In whatever case, no character is longer than four bytes.
                                 let there = at + 4 * end.saturating_sub(start) as usize;
-                                self.looked_at(there);
-                                self.tried(at, there);
+                                self.failed(at, there);
                                 break 'fails;
                             }
                         }
@@ -419,10 +423,7 @@ impl<'a> Machine<'a> {
             }
             let failed_at = at;
             let next = self.step_back(base);
-            if program.is_watched {
-                self.looked_at(failed_at);
-                self.tried(next.map_or(0, |(_, at)| at), failed_at);
-            }
+            self.failed(next.map_or(0, |(_, at)| at), failed_at);
             match next {
                 Some(next) => (step, at) = next,
                 None => return Ok(None),

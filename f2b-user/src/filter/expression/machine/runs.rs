@@ -30,18 +30,10 @@ impl<'a> Machine<'a> {
         }
         let floor = at + run.min as usize;
         if end < floor {
+            self.failed(at, end);
             return None;
         }
-        self.steps += charge(floor, end);
-        let keeps_all = run.keeps_ascii || end == floor;
-        if self.comes_behind(run, end) {
-            if !keeps_all {
-                let (step, floor, at) = (step as u32, floor as u32, end as u32);
-                self.scratch.frames.push(Frame::Shrink { step, floor, at });
-            }
-            return Some(end);
-        }
-        if keeps_all { None } else { self.shrink(step, run, floor, end) }
+        self.end_run(step, run, floor, end, run.keeps_ascii)
     }
 
     /// One that is lazy or possessive or has other characters than ASCII, or where the machine remembers what failed.
@@ -51,12 +43,18 @@ impl<'a> Machine<'a> {
             self.looked_everywhere();
             if run.min == 0 && run.kind == Repetition::Greedy && self.memory != Memory::On {
                 let end = self.longest(run, at);
-                return self.end_run(step, run, at, end);
+                return self.end_run(step, run, at, end, self.keeps(run, at, end));
             }
         }
         let mut floor = at;
         for _ in 0..run.min {
-            floor = self.one_of(run, floor)?;
+            match self.one_of(run, floor) {
+                Some(after) => floor = after,
+                None => {
+                    self.failed(at, floor);
+                    return None;
+                }
+            }
         }
         if run.kind != Repetition::Possessive && self.has_failed(step, floor) {
             return None;
@@ -88,27 +86,33 @@ impl<'a> Machine<'a> {
                 }
             }
         }
-        if run.kind == Repetition::Possessive {
-            self.steps += charge(floor, end);
-            return self.comes_behind(run, end).then_some(end);
-        }
-        self.end_run(step, run, floor, end)
+        let keeps = run.kind == Repetition::Possessive || self.keeps(run, floor, end);
+        self.end_run(step, run, floor, end, keeps)
     }
 
-    /// A greedy run has taken what it can, up to `end`.
-    fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize) -> Option<usize> {
-        self.looked_at(end);
+    /// Whether a run has nothing to give back behind which the program could go on.
+    fn keeps(&self, run: &Run, floor: usize, end: usize) -> bool {
+        run.keeps_ascii && self.text[floor..end].is_ascii()
+    }
+
+    /// A run has taken what it can, up to `end`, and gives back from there unless it `keeps` all.
+    #[inline]
+    fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize, keeps: bool) -> Option<usize> {
         self.steps += charge(floor, end);
-        let comes = self.comes_behind(run, end);
-        let keeps_all = end == floor || run.keeps_ascii && self.text[floor..end].is_ascii();
-        if comes {
-            if !keeps_all {
+        let keeps = keeps || end == floor;
+        if self.comes_behind(run, end) {
+            if !keeps {
                 let (step, floor, at) = (step as u32, floor as u32, end as u32);
                 self.scratch.frames.push(Frame::Shrink { step, floor, at });
             }
             return Some(end);
         }
-        if keeps_all { None } else { self.shrink(step, run, floor, end) }
+        if keeps {
+            // No character is longer than four bytes.
+            self.failed(floor.saturating_sub(4 * run.min as usize), end);
+            return None;
+        }
+        self.shrink(step, run, floor, end)
     }
 
     /// Whether what can come behind a run comes there.
@@ -130,9 +134,7 @@ impl<'a> Machine<'a> {
     #[inline(never)]
     pub(super) fn shrink(&mut self, step: usize, run: &Run, floor: usize, begin: usize) -> Option<usize> {
         // What comes behind the one character that follows was looked at, too.
-        self.looked_at(begin);
-        self.looked_at(begin + 1);
-        self.tried(floor, begin + 1);
+        self.failed(floor, begin + 1);
         let (text, foresight) = (self.text, &self.program.foresight);
         let can_go_on = |at: usize| {
             let character = text.get(at).is_none_or(u8::is_ascii);
@@ -174,7 +176,7 @@ impl<'a> Machine<'a> {
                 return Some(at);
             }
         }
-        self.looked_at(at);
+        self.failed(begin, at);
         self.steps += charge(begin, at);
         None
     }
