@@ -625,12 +625,10 @@ impl<M: BanMap> Agent<M> {
             None => Position::Since(since),
         };
         let positions = self.positions.iter().map(|(source, at)| (source.clone(), at.text.clone())).collect();
-        let start_journal = || journal::Reader::start(matches.clone(), position, lines.clone());
-        let start_files = || file::Reader::start(watches.clone(), positions, since, at_start, lines.clone());
-        Ok(Readers {
-            _journal: if matches.is_empty() { None } else { Some(start_journal()?) },
-            _files: if watches.is_empty() { None } else { Some(start_files()?) },
-        })
+        let journal = (!matches.is_empty()).then(|| journal::Reader::start(matches, position, lines.clone()));
+        let files = (!watches.is_empty())
+            .then(|| file::Reader::start(watches, positions, since, at_start, lines.clone()));
+        Ok(Readers { _journal: journal.transpose()?, _files: files.transpose()? })
     }
 
     /// Runs until SIGTERM or SIGINT. Bans stay in the kernel.
