@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Metadata},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     str::FromStr,
     thread,
@@ -79,10 +79,13 @@ struct Position {
 impl Position {
     /// Whether it is one in this file.
     fn is_in(&self, file: &File) -> bool {
-        let same = |data: Metadata| {
-            (data.dev(), data.ino()) == (self.device, self.inode) && data.len() >= self.offset
-        };
+        let same = |data: Metadata| self.is_of(&data) && data.len() >= self.offset;
         file.metadata().is_ok_and(same) && head(file) == self.head
+    }
+
+    /// Whether it is one in the file that `data` is about.
+    fn is_of(&self, data: &Metadata) -> bool {
+        (data.dev(), data.ino()) == (self.device, self.inode)
     }
 }
 
@@ -220,7 +223,7 @@ impl Log {
             return false;
         };
         self.gone = None;
-        let is_same = (data.dev(), data.ino()) == (self.open.position.device, self.open.position.inode);
+        let is_same = self.open.position.is_of(&data);
         if is_same && self.open.is_truncated() {
             info!("{} was truncated", path.display());
             self.open.restart();
@@ -378,7 +381,8 @@ enum Start {
 
 impl Open {
     fn at_begin(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        // A pipe without a writer must not make the reader of all other files wait.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let data = file.metadata()?;
         let position = Position { device: data.dev(), inode: data.ino(), offset: 0, head: head(&file) };
         Ok(Self { file, position, replayed_to: 0, begun: Vec::new(), is_cut: false })
@@ -472,8 +476,8 @@ impl Open {
 /// The file in the same folder in which this is a position.
 fn sibling(path: &Path, position: &Position) -> Option<File> {
     let entries = path.parent()?.read_dir().ok()?;
-    let mut files = entries.filter_map(|entry| File::open(entry.ok()?.path()).ok());
-    files.find(|file| position.is_in(file))
+    let same = entries.flatten().find(|entry| entry.metadata().is_ok_and(|data| position.is_of(&data)))?;
+    File::open(same.path()).ok().filter(|file| position.is_in(file))
 }
 
 /// Where the line begins that follows on this place, or begins there.
@@ -564,6 +568,15 @@ mod tests {
         let read = lines(&mut open);
         assert_eq!((read.len(), read[0].len(), read[1].as_str()), (2, MAX_LINE, "three"));
         assert_eq!(open.position.offset, file.as_file().metadata().unwrap().len());
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_log_makes_nobody_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut open = Open::at_begin(&path).unwrap();
+        assert_eq!(open.read(&mut [0; 16]).unwrap_err().raw_os_error(), Some(libc::ESPIPE));
     }
 
     #[test]
