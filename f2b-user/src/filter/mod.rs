@@ -509,15 +509,7 @@ impl Expressions {
         let tries_every = tries_all && multiline;
         while let Some(candidate) = if tries_every { every.next() } else { candidates.next(buffer) } {
             let failregex = candidate.index;
-            let found = match self.failregex[failregex].search_as(buffer, candidate) {
-                Ok(Some(found)) => found,
-                Ok(None) => continue,
-                Err(OverBudget) if candidate.is_guess() => {
-                    candidates.unanswered();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let Some(found) = self.failregex[failregex].search_as(buffer, candidate)? else { continue };
             let mut matched = Vec::new();
             if multiline {
                 (matched, context.buffer) = matched_and_rest(&found, buffer, &lines);

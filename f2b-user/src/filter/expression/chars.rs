@@ -42,16 +42,17 @@ impl CharSet {
         Self { class: class.clone(), ascii, members: table(ascii), all_but, wide: OnceLock::new() }
     }
 
-    /// Where the ASCII characters of the set that stand side by side from `at` end, `max` at the most.
+    /// Where the ASCII characters of the set that stand side by side from `at` end, `max` at the most. `is_ascii`: the
+    /// text has no others.
     #[inline]
-    pub(super) fn ascii_run(&self, text: &[u8], at: usize, max: usize) -> usize {
+    pub(super) fn ascii_run(&self, text: &[u8], is_ascii: bool, at: usize, max: usize) -> usize {
         let last = text.len().min(at.saturating_add(max));
         let rest = &text[at..last];
         let end = match self.all_but {
             // Found faster, with other characters before it or without.
             Some(other) => {
                 let run = &rest[..memchr(other, rest).unwrap_or(rest.len())];
-                if run.is_ascii() {
+                if is_ascii || run.is_ascii() {
                     run.len()
                 } else {
                     run.iter().position(|byte| !byte.is_ascii()).unwrap_or(0)
@@ -182,6 +183,12 @@ pub(super) fn character(text: &[u8], at: usize) -> Option<char> {
         _ => 2,
     };
     str::from_utf8(text.get(at..at + length)?).ok()?.chars().next()
+}
+
+/// Whether a character begins at `at`. The text's begin is a boundary, so that going back always ends.
+#[inline]
+pub(super) fn is_boundary(text: &[u8], at: usize) -> bool {
+    text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80)
 }
 
 /// Whether a class may have characters beyond ASCII.

@@ -4,7 +4,7 @@ use std::iter;
 
 use super::{
     machine::{OverBudget, Span},
-    pattern::Pattern,
+    pattern::{Captured, Pattern},
     set::{Candidate, Candidates, Guess, Set},
     tags::HostNames,
 };
@@ -22,6 +22,7 @@ pub(crate) fn check(expressions: &[String], text: &str) {
         if patterns.is_empty() {
             return;
         }
+        patterns.iter().for_each(|pattern| same_with_hindsight(pattern, text));
         let set = Set::new(&patterns);
         same_match(&patterns, text, &set, set.guess(text));
         for outer in &patterns {
@@ -35,18 +36,19 @@ pub(crate) fn check(expressions: &[String], text: &str) {
     }
 }
 
+/// Panics if it makes a difference from when on a search looks at the text from its end.
+fn same_with_hindsight(pattern: &Pattern, text: &str) {
+    let search = |steps| pattern.search_with_hindsight(text, steps);
+    // Each of them may be too expensive by itself.
+    if let (Ok(always), Ok(never)) = (search(0), search(u32::MAX)) {
+        let spans = |found: Captured<'_>| (0..GROUPS).map(|group| found.span(group)).collect::<Vec<_>>();
+        assert_eq!(always.map(spans), never.map(spans), "in {text:?} of {pattern:?}");
+    }
+}
+
 fn same_match(patterns: &[Pattern], text: &str, set: &Set, guess: Option<Guess>) {
     let mut candidates = guess.map(|guess| Candidates::new(set, guess));
-    let led = loop {
-        let mut is_guess = false;
-        let next = iter::from_fn(|| {
-            candidates.as_mut()?.next(text).inspect(|candidate| is_guess = candidate.is_guess())
-        });
-        match first_match(patterns, text, next) {
-            Err(OverBudget) if is_guess => candidates.iter_mut().for_each(Candidates::unanswered),
-            led => break led,
-        }
-    };
+    let led = first_match(patterns, text, iter::from_fn(|| candidates.as_mut()?.next(text)));
     let tried = first_match(patterns, text, (0..patterns.len()).map(Candidate::plain));
     // Either may be too expensive by itself.
     if let (Ok(led), Ok(tried)) = (led, tried) {

@@ -32,6 +32,25 @@ impl Next {
     pub(super) const ANYTHING: Self = Self { table: 0, bit: 0 };
 }
 
+/// Two of one table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Both {
+    table: u16,
+    first: u8,
+    second: u8,
+}
+
+impl Both {
+    pub(super) const ANYTHING: Self = Self { table: 0, first: 0, second: 0 };
+}
+
+impl From<[Next; 2]> for Both {
+    /// They were asked together.
+    fn from([first, second]: [Next; 2]) -> Self {
+        Self { table: first.table, first: first.bit, second: second.bit }
+    }
+}
+
 /// Eight questions in one table: a bit of each for each byte.
 #[derive(Debug)]
 struct Eight {
@@ -53,9 +72,9 @@ impl Foresight {
 
     /// The same for two questions of one table.
     #[inline]
-    pub(super) fn both_come(&self, [first, second]: [Next; 2], text: &[u8], at: usize) -> (bool, bool) {
-        let bits = self.bits(first.table, text, at);
-        (bits & first.bit != 0, bits & second.bit != 0)
+    pub(super) fn both_come(&self, both: Both, text: &[u8], at: usize) -> (bool, bool) {
+        let bits = self.bits(both.table, text, at);
+        (bits & both.first != 0, bits & both.second != 0)
     }
 
     #[inline]

@@ -8,22 +8,23 @@
 
 mod runs;
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::MutexGuard};
 
 use memchr::memchr_iter;
 use smallvec::SmallVec;
 
 use self::runs::LastRun;
 use super::{
-    chars::{character, is_word},
+    chars::{character, is_boundary, is_word},
+    hindsight::{Behind, Hindsight},
     program::{Program, Step},
     syntax::Assertion,
 };
 
 /// Steps after which a search starts to remember.
 const STEPS_BEFORE_MEMORY: u32 = 4096;
-/// Steps that are spent on a mere guess.
-const BRIEF: u32 = 2048;
+/// Steps after which a search looks at the text from its end.
+pub(super) const STEPS_BEFORE_HINDSIGHT: u32 = 24;
 /// Steps that a search may take: a fraction of a millisecond.
 const BUDGET: u32 = 200_000;
 /// The most that a search may have to remember, in bits.
@@ -93,6 +94,8 @@ struct Scratch {
     joins: Vec<u32>,
     frames: Vec<Frame>,
     failed: Vec<u64>,
+    /// What the hindsight knows of each place, from the text's end on.
+    behind: Behind,
 }
 
 thread_local! {
@@ -100,60 +103,41 @@ thread_local! {
 }
 
 /// The first match that begins at `from` or later: the spans of its groups, the whole one first. The ways before
-/// `first_way` are known not to match.
+/// `first_way` are known not to match. After `hindsight` steps, it looks at the text from its end.
 pub(super) fn search(
     program: &Program,
     text: &str,
     from: usize,
     first_way: u32,
-) -> Result<Option<Matched>, OverBudget> {
-    with_machine(program, text, first_way, |machine| {
-        let mut found = machine.search(from);
-        if found.is_err() && program.is_memorable && machine.remember() {
-            found = machine.search(from);
-        }
-        found
-    })
-}
-
-/// The same for a text that is known to take long.
-pub(super) fn search_long(
-    program: &Program,
-    text: &str,
-    first_way: u32,
-) -> Result<Option<Matched>, OverBudget> {
-    with_machine(program, text, first_way, |machine| {
-        if program.is_memorable {
-            machine.remember();
-        }
-        machine.search_within(0, BUDGET)
-    })
-}
-
-/// The same for a text that need not match: it gives up early.
-pub(super) fn search_briefly(
-    program: &Program,
-    text: &str,
-    first_way: u32,
-) -> Result<Option<Matched>, OverBudget> {
-    with_machine(program, text, first_way, |machine| machine.search_within(0, BRIEF))
-}
-
-fn with_machine(
-    program: &Program,
-    text: &str,
-    first_way: u32,
-    search: impl FnOnce(&mut Machine<'_>) -> Result<bool, OverBudget>,
+    hindsight: u32,
 ) -> Result<Option<Matched>, OverBudget> {
     if u32::try_from(text.len()).is_err() {
         return Err(OverBudget);
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let text = text.as_bytes();
-        let (steps, memory, reach, tried) = (0, Memory::None, 0, 0);
-        let mut machine =
-            Machine { program, text, scratch, first_way, steps, memory, reach, tried, last_run: None };
-        Ok(search(&mut machine)?.then(|| Matched {
+        let mut machine = Machine {
+            program,
+            text: text.as_bytes(),
+            is_ascii: text.is_ascii(),
+            scratch,
+            first_way,
+            steps: 0,
+            memory: Memory::None,
+            reach: 0,
+            tried: 0,
+            last_run: None,
+            hindsight: None,
+            hindsight_at: hindsight,
+        };
+        if hindsight == 0 {
+            machine.look_back();
+        }
+        let limit = if program.is_memorable { STEPS_BEFORE_MEMORY } else { BUDGET };
+        let mut found = machine.search(from, limit);
+        if found.is_err() && program.is_memorable && machine.remember() {
+            found = machine.search(from, BUDGET);
+        }
+        Ok(found?.then(|| Matched {
             spans: Spans::from_slice(&machine.scratch.slots),
             reach: machine.reach,
             tried: machine.tried,
@@ -173,6 +157,7 @@ struct Machine<'a> {
     program: &'a Program,
     /// UTF-8, and shorter than 4 GiB.
     text: &'a [u8],
+    is_ascii: bool,
     scratch: &'a mut Scratch,
     first_way: u32,
     steps: u32,
@@ -181,6 +166,9 @@ struct Machine<'a> {
     reach: usize,
     tried: u64,
     last_run: Option<LastRun<'a>>,
+    hindsight: Option<MutexGuard<'a, Hindsight>>,
+    /// The steps after which it is asked; the largest number if it was, or never is.
+    hindsight_at: u32,
 }
 
 impl<'a> Machine<'a> {
@@ -206,6 +194,47 @@ impl<'a> Machine<'a> {
         self.reach = self.reach.max(at + length);
     }
 
+    /// From now on the text is looked at from its end, too.
+    #[cold]
+    fn look_back(&mut self) {
+        self.hindsight_at = u32::MAX;
+        self.hindsight = self.program.hindsight();
+        self.scratch.behind.start(self.text.len());
+    }
+
+    /// Whether the program may match from here, as far as is known already.
+    #[inline]
+    fn is_viable(&self, step: usize, at: usize) -> bool {
+        let behind = &self.scratch.behind;
+        self.hindsight
+            .as_ref()
+            .is_none_or(|hindsight| at < behind.from() || hindsight.is_viable(behind, step, at))
+    }
+
+    /// Whether the program may match from here.
+    #[inline]
+    fn can_match(&mut self, step: usize, at: usize) -> bool {
+        self.hindsight.is_none() || self.looks_back_to(step, at) && self.is_viable(step, at)
+    }
+
+    /// Looks from the text's end back to here. If not, the program cannot match from here, nor from before.
+    #[inline]
+    fn looks_back_to(&mut self, step: usize, at: usize) -> bool {
+        at >= self.scratch.behind.from() || self.look_back_to(step, at)
+    }
+
+    fn look_back_to(&mut self, step: usize, at: usize) -> bool {
+        let Some(hindsight) = &mut self.hindsight else { return true };
+        let behind = &mut self.scratch.behind;
+        let known = behind.from();
+        if hindsight.look_back(self.text, at, step, behind).is_none() {
+            self.hindsight = None;
+            return true;
+        }
+        self.steps += charge(behind.from(), known);
+        at >= behind.from()
+    }
+
     /// Sets up the memory, if it would not be too large.
     fn remember(&mut self) -> bool {
         let places = self.program.steps.len() << self.program.conditions.len();
@@ -221,16 +250,7 @@ impl<'a> Machine<'a> {
         true
     }
 
-    fn search(&mut self, from: usize) -> Result<bool, OverBudget> {
-        let limit = if self.program.is_memorable && self.memory == Memory::None {
-            STEPS_BEFORE_MEMORY
-        } else {
-            BUDGET
-        };
-        self.search_within(from, limit)
-    }
-
-    fn search_within(&mut self, from: usize, limit: u32) -> Result<bool, OverBudget> {
+    fn search(&mut self, from: usize, limit: u32) -> Result<bool, OverBudget> {
         self.scratch.registers.clear();
         self.scratch.registers.resize(self.program.registers, NOWHERE);
         self.scratch.joins.clear();
@@ -247,11 +267,13 @@ impl<'a> Machine<'a> {
                     _ => return Ok(false),
                 }
             }
-            self.scratch.slots.resize(2 * self.program.groups, NOWHERE);
-            self.scratch.slots.fill(NOWHERE);
-            self.scratch.frames.clear();
-            if self.run(0, at, limit, true)?.is_some() {
-                return Ok(true);
+            if self.can_match(0, at) {
+                self.scratch.slots.resize(2 * self.program.groups, NOWHERE);
+                self.scratch.slots.fill(NOWHERE);
+                self.scratch.frames.clear();
+                if self.run(0, at, limit, true)?.is_some() {
+                    return Ok(true);
+                }
             }
             let Some(next) = self.after(at) else { return Ok(false) };
             at = next;
@@ -260,8 +282,9 @@ impl<'a> Machine<'a> {
 
     /// Whether the text still has in it what some way needs.
     #[inline(never)]
-    fn can_have(&mut self, needed: Option<&[u8]>, at: usize) -> bool {
+    fn can_have(&mut self, needed: Option<u32>, at: usize) -> bool {
         let Some(needed) = needed else { return true };
+        let needed = &*self.program.texts[needed as usize];
         self.steps += charge(at, self.text.len());
         self.looked_everywhere();
         let first = needed.first().copied().unwrap_or_default();
@@ -282,71 +305,81 @@ impl<'a> Machine<'a> {
         'next: loop {
             // What it does if it can go on; else it falls out and steps back.
             'fails: {
-                match &steps[step] {
+                match steps[step] {
                     Step::Byte(wanted) => {
-                        if text.get(at) != Some(wanted) {
+                        if text.get(at) != Some(&wanted) {
                             break 'fails;
                         }
                         at += 1;
                     }
                     Step::Text(wanted) => {
+                        let wanted = &program.texts[wanted as usize];
                         if !has_text(text, wanted, at) {
                             self.failed(at, at + wanted.len() - 1);
                             break 'fails;
                         }
                         at += wanted.len();
                     }
-                    Step::One(set) => match program.sets[*set].one(text, at) {
+                    Step::One(set) => match program.sets[set as usize].one(text, at) {
                         Some(after) => at = after,
                         None => break 'fails,
                     },
                     Step::Run(run) => {
-                        let run = &program.runs[*run];
+                        let run = &program.runs[run as usize];
                         let Some(after) = self.begin_run(step, at, run) else { break 'fails };
                         (step, at) = run.goes_on(step, after);
                         continue 'next;
                     }
                     Step::Split { first, second, next } => {
-                        let (can_first, can_second) = program.foresight.both_come(*next, text, at);
+                        let (mut can_first, mut can_second) = program.foresight.both_come(next, text, at);
+                        if self.hindsight.is_some() {
+                            can_first = can_first && self.is_viable(first as usize, at);
+                            can_second = can_second && self.is_viable(second as usize, at);
+                        }
                         if can_first {
                             if can_second {
                                 if self.has_failed(step, at) {
                                     break 'fails;
                                 }
-                                self.scratch.frames.push(Frame::Resume { step: *second, at: at as u32 });
+                                self.scratch.frames.push(Frame::Resume { step: second, at: at as u32 });
                             }
-                            step = *first as usize;
+                            step = first as usize;
                         } else if can_second {
-                            step = *second as usize;
+                            step = second as usize;
                         } else {
                             break 'fails;
                         }
                         continue 'next;
                     }
                     Step::Switch(number) => {
-                        let Some(branch) = program.switches[*number].goes_on(text, at) else { break 'fails };
+                        let Some(branch) = program.switches[number as usize].goes_on(text, at) else {
+                            break 'fails;
+                        };
                         step = branch;
                         continue 'next;
                     }
                     Step::Jump(to) => {
-                        step = *to;
+                        step = to as usize;
                         continue 'next;
                     }
                     Step::Way { last, needs } => {
-                        if *last < self.first_way || !self.can_have(needs.as_deref(), at) {
+                        if last < self.first_way || !self.can_have(needs, at) {
                             break 'fails;
                         }
                     }
-                    Step::Join(number) => {
-                        let before = std::mem::replace(&mut self.scratch.joins[*number], at as u32);
+                    Step::Join { number, to } => {
+                        let before = std::mem::replace(&mut self.scratch.joins[number as usize], at as u32);
                         if before == at as u32 {
                             break 'fails;
                         }
+                        step = to as usize;
+                        continue 'next;
                     }
+                    Step::Mark(slot) => self.scratch.slots[slot as usize] = at as u32,
                     Step::Save(slot) => {
-                        let old = std::mem::replace(&mut self.scratch.slots[*slot], at as u32);
+                        let old = std::mem::replace(&mut self.scratch.slots[slot as usize], at as u32);
                         if !(outermost && self.scratch.frames.is_empty()) {
-                            self.scratch.frames.push(Frame::Slot { slot: *slot as u32, old });
+                            self.scratch.frames.push(Frame::Slot { slot, old });
                         }
                     }
                     Step::Assert(Assertion::Start) => {
@@ -358,31 +391,32 @@ impl<'a> Machine<'a> {
                         // Whether it is the text's last character, the next one tells.
                         self.looked_at(at);
                         self.looked_at(at + 1);
-                        if !self.holds(*assertion, at) {
+                        if !self.holds(assertion, at) {
                             self.failed(at, at + 1);
                             break 'fails;
                         }
                     }
                     Step::Look { behind, negative, end } => {
-                        let start = behind.map_or(Some(at), |width| self.back(at, width));
+                        let start = behind.map_or(Some(at), |width| self.back(at, width as usize));
                         let found = match start {
-                            Some(start) => self.inner(step + 1, start, limit, *negative)?,
+                            Some(start) => self.inner(step + 1, start, limit, negative)?,
                             None => None,
                         };
                         self.looked_everywhere();
-                        if found.is_some() == *negative {
+                        if found.is_some() == negative {
                             break 'fails;
                         }
-                        step = *end;
+                        step = end as usize;
                         continue 'next;
                     }
                     Step::Atomic { end } => {
                         let Some(after) = self.inner(step + 1, at, limit, false)? else { break 'fails };
-                        (step, at) = (*end, after);
+                        (step, at) = (end as usize, after);
                         continue 'next;
                     }
                     Step::BackReference { group, ignore_case } => {
-                        match self.back_reference(*group, *ignore_case, at) {
+                        let group = group as usize;
+                        match self.back_reference(group, ignore_case, at) {
                             Some(after) => at = after,
                             None => {
                                 let [start, end] = [0, 1].map(|side| self.scratch.slots[2 * group + side]);
@@ -394,18 +428,19 @@ impl<'a> Machine<'a> {
                         }
                     }
                     Step::IfGroup { group, otherwise } => {
-                        if !self.is_set(*group) {
-                            step = *otherwise;
+                        if !self.is_set(group as usize) {
+                            step = otherwise as usize;
                             continue 'next;
                         }
                     }
                     Step::Begin(register) => {
-                        let old = std::mem::replace(&mut self.scratch.registers[*register], at as u32);
-                        self.scratch.frames.push(Frame::Register { register: *register as u32, old });
+                        let old =
+                            std::mem::replace(&mut self.scratch.registers[register as usize], at as u32);
+                        self.scratch.frames.push(Frame::Register { register, old });
                     }
                     Step::IfEmpty { register, end } => {
-                        if self.scratch.registers[*register] == at as u32 {
-                            step = *end;
+                        if self.scratch.registers[register as usize] == at as u32 {
+                            step = end as usize;
                             continue 'next;
                         }
                     }
@@ -420,6 +455,9 @@ impl<'a> Machine<'a> {
             self.steps += 1;
             if self.steps > limit {
                 return Err(OverBudget);
+            }
+            if self.steps >= self.hindsight_at {
+                self.look_back();
             }
             let failed_at = at;
             let next = self.step_back(base);
@@ -436,7 +474,12 @@ impl<'a> Machine<'a> {
     fn step_back(&mut self, base: usize) -> Option<(usize, usize)> {
         while self.scratch.frames.len() > base {
             match self.scratch.frames.pop()? {
-                Frame::Resume { step, at } => return Some((step as usize, at as usize)),
+                Frame::Resume { step, at } => {
+                    let (step, at) = (step as usize, at as usize);
+                    if self.is_viable(step, at) {
+                        return Some((step, at));
+                    }
+                }
                 Frame::Slot { slot, old } => self.scratch.slots[slot as usize] = old,
                 Frame::Register { register, old } => self.scratch.registers[register as usize] = old,
                 Frame::Shrink { step, floor, at } => {
@@ -586,12 +629,6 @@ impl<'a> Machine<'a> {
 #[inline]
 fn has_text(text: &[u8], wanted: &[u8], at: usize) -> bool {
     text.get(at..at + wanted.len()).is_some_and(|there| there == wanted)
-}
-
-/// Whether a character begins at `at`. The text's begin is a boundary, so that going back always ends.
-#[inline]
-fn is_boundary(text: &[u8], at: usize) -> bool {
-    text.get(at).is_none_or(|byte| byte & 0xc0 != 0x80)
 }
 
 /// What a run from `start` to `end` costs, in steps.

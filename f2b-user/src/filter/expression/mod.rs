@@ -7,6 +7,7 @@ mod chars;
 mod check;
 mod conditional;
 mod foresight;
+mod hindsight;
 mod machine;
 mod pattern;
 mod program;

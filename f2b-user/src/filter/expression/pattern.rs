@@ -7,7 +7,7 @@ use super::{
     conditional::decided,
     machine::{self, Matched, NOWHERE, OverBudget, Span},
     program::Program,
-    set::{Candidate, Effort},
+    set::Candidate,
     syntax::{self, Assertion, Expression, Node},
     tags::{self, HostNames, option_name},
 };
@@ -167,22 +167,40 @@ impl Pattern {
         text: &'t str,
         from: usize,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        let matched = machine::search(&self.program, text, from, 0)?;
-        Ok(matched.map(|matched| Captured { text, names: &self.names, matched }))
+        self.search_as_told(text, from, 0, self.usual_hindsight())
     }
 
-    /// As told by a [`Candidate`]. A mere guess is not worth many steps.
+    /// Looks at the text from its end after so many steps.
+    pub(super) fn search_with_hindsight<'t>(
+        &'t self,
+        text: &'t str,
+        steps: u32,
+    ) -> Result<Option<Captured<'t>>, OverBudget> {
+        self.search_as_told(text, 0, 0, steps)
+    }
+
+    /// As told by a [`Candidate`].
     pub(in crate::filter) fn search_as<'t>(
         &'t self,
         text: &'t str,
         candidate: Candidate,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
-        let Candidate { first_way, effort, .. } = candidate;
-        let matched = match effort {
-            Effort::Brief => machine::search_briefly(&self.program, text, first_way)?,
-            Effort::Usual => machine::search(&self.program, text, 0, first_way)?,
-            Effort::Long => machine::search_long(&self.program, text, first_way)?,
-        };
+        self.search_as_told(text, 0, candidate.first_way, self.usual_hindsight())
+    }
+
+    fn search_as_told<'t>(
+        &'t self,
+        text: &'t str,
+        from: usize,
+        first_way: u32,
+        hindsight: u32,
+    ) -> Result<Option<Captured<'t>>, OverBudget> {
+        let matched = machine::search(&self.program, text, from, first_way, hindsight)?;
         Ok(matched.map(|matched| Captured { text, names: &self.names, matched }))
+    }
+
+    /// The steps after which a search looks at the text from its end. One that takes note of what it looks at does not.
+    fn usual_hindsight(&self) -> u32 {
+        if self.program.is_watched { u32::MAX } else { machine::STEPS_BEFORE_HINDSIGHT }
     }
 }

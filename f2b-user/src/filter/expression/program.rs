@@ -1,12 +1,15 @@
 //! The tree → a program for the [`machine`](super::machine): straight-line steps, and choices in the order in which
 //! Python tries them.
 
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
 use anyhow::{Result, bail};
 
 use super::{
     candidate::plain_texts,
     chars::{self, CharSet, Table},
-    foresight::{Begins, Foresight, Next},
+    foresight::{Begins, Both, Foresight, Next},
+    hindsight::Hindsight,
     shape::{first, has_repetition, is_anchored, may_be_empty, single, width},
     syntax::{Assertion, Class, Node, Repetition},
 };
@@ -23,7 +26,7 @@ const FORESIGHT: u32 = 32;
 /// A repetition of one set.
 #[derive(Debug)]
 pub(super) struct Run {
-    pub(super) set: usize,
+    pub(super) set: u32,
     pub(super) min: u32,
     /// `u32::MAX`: without end.
     pub(super) max: u32,
@@ -72,62 +75,69 @@ impl Run {
     }
 }
 
-#[derive(Debug)]
+/// A step of a program. Small and plain, because the machine does little else than look at the next one.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
 pub(super) enum Step {
     /// This character.
     Byte(u8),
-    /// This text.
-    Text(Box<[u8]>),
+    /// The text of this number.
+    Text(u32),
     /// One character of the set.
-    One(usize),
+    One(u32),
     /// Characters of one set: the run of this number.
-    Run(usize),
+    Run(u32),
     /// Goes on at `first`, and if that fails at `second`. `next`: what can come at both, in one table.
     Split {
         first: u32,
         second: u32,
-        next: [Next; 2],
+        next: Both,
     },
     /// Goes on at the first branch of many that can match here: the switch of this number.
-    Switch(usize),
-    Jump(usize),
+    Switch(u32),
+    Jump(u32),
     /// Remembers the place as a group's begin or end.
-    Save(usize),
+    Save(u32),
+    /// The same, where nobody looks at what was remembered if the program steps back.
+    Mark(u32),
     Assert(Assertion),
     /// What follows up to [`Step::Match`] must match here (or must not); then it goes on at `end`, at the same place.
     /// `behind`: what follows must match the last so many characters.
     Look {
-        behind: Option<usize>,
+        behind: Option<u32>,
         negative: bool,
-        end: usize,
+        end: u32,
     },
     /// What follows up to [`Step::Match`] matches in one way only; then it goes on at `end`.
     Atomic {
-        end: usize,
+        end: u32,
     },
     BackReference {
-        group: usize,
+        group: u32,
         ignore_case: bool,
     },
     /// Goes on at `otherwise` if the group took no part.
     IfGroup {
-        group: usize,
-        otherwise: usize,
+        group: u32,
+        otherwise: u32,
     },
-    /// The ways up to this number begin here. They need this text, which others beside them do not.
+    /// The ways up to this number begin here. They need the text of this number, which others beside them do not.
     Way {
         last: u32,
-        needs: Option<Box<[u8]>>,
+        needs: Option<u32>,
     },
-    /// Different things come here. What failed here once does not become right because another one comes here with it,
-    /// so the place of the last failure is remembered, under this number.
-    Join(usize),
+    /// Goes on at `to`, where different things come together. What failed there once does not become right because
+    /// another one comes with it, so the place of the last failure is remembered, under this number.
+    Join {
+        number: u32,
+        to: u32,
+    },
     /// Remembers where an iteration began, in a register.
-    Begin(usize),
+    Begin(u32),
     /// Ends a loop whose iteration took nothing.
     IfEmpty {
-        register: usize,
-        end: usize,
+        register: u32,
+        end: u32,
     },
     Match,
 }
@@ -135,6 +145,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) steps: Vec<Step>,
+    pub(super) texts: Vec<Box<[u8]>>,
     pub(super) sets: Vec<CharSet>,
     pub(super) runs: Vec<Run>,
     pub(super) switches: Vec<Switch>,
@@ -153,15 +164,24 @@ pub(super) struct Program {
     pub(super) is_anchored: bool,
     /// The ASCII characters that a match can begin with; anything beyond ASCII always can. `None`: nothing is known.
     pub(super) first: Option<Box<Table>>,
+    /// Made when a search needs it. `None`: the program is too large.
+    hindsight: OnceLock<Option<Box<Mutex<Hindsight>>>>,
 }
 
 impl Program {
+    pub(super) fn hindsight(&self) -> Option<MutexGuard<'_, Hindsight>> {
+        let make = || Hindsight::new(self).map(|hindsight| Box::new(Mutex::new(hindsight)));
+        let hindsight = self.hindsight.get_or_init(make).as_ref()?;
+        Some(hindsight.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// # Errors
     /// A look-behind without a fixed width, or an expression that is too large.
     pub(super) fn new(node: &Node, groups: usize) -> Result<Self> {
         let first = first(node);
         let mut compiler = Compiler {
             steps: Vec::new(),
+            texts: Vec::new(),
             sets: Vec::new(),
             runs: Vec::new(),
             switches: Vec::new(),
@@ -172,9 +192,9 @@ impl Program {
             conditions: Vec::new(),
             is_memorable: true,
         };
-        compiler.emit(Step::Save(0))?;
+        compiler.emit(Step::Mark(0))?;
         compiler.node(node)?;
-        compiler.emit(Step::Save(1))?;
+        compiler.emit(Step::Mark(1))?;
         compiler.emit(Step::Match)?;
         if !compiler.is_memorable || !compiler.conditions.is_empty() {
             compiler.forget_joins();
@@ -182,6 +202,7 @@ impl Program {
         compiler.foresee();
         Ok(Self {
             steps: compiler.steps,
+            texts: compiler.texts,
             sets: compiler.sets,
             runs: compiler.runs,
             switches: compiler.switches,
@@ -194,12 +215,14 @@ impl Program {
             is_watched: false,
             is_anchored: is_anchored(node),
             first: (!first.may_be_empty).then(|| Box::new(chars::table(first.ascii))),
+            hindsight: OnceLock::new(),
         })
     }
 }
 
 struct Compiler {
     steps: Vec<Step>,
+    texts: Vec<Box<[u8]>>,
     sets: Vec<CharSet>,
     runs: Vec<Run>,
     switches: Vec<Switch>,
@@ -221,16 +244,23 @@ impl Compiler {
         Ok(self.steps.len() - 1)
     }
 
-    fn here(&self) -> usize {
-        self.steps.len()
+    /// The number of the next step. There are no more than `MAX_STEPS`.
+    fn here(&self) -> u32 {
+        self.steps.len() as u32
     }
 
-    fn set(&mut self, class: &Class) -> usize {
-        if let Some(known) = self.sets.iter().position(|set| set.class == *class) {
-            return known;
-        }
-        self.sets.push(CharSet::new(class));
-        self.sets.len() - 1
+    /// The number of a text.
+    fn number(&mut self, text: String) -> u32 {
+        self.texts.push(text.into_bytes().into());
+        self.texts.len() as u32 - 1
+    }
+
+    fn set(&mut self, class: &Class) -> u32 {
+        let known = self.sets.iter().position(|set| set.class == *class);
+        known.unwrap_or_else(|| {
+            self.sets.push(CharSet::new(class));
+            self.sets.len() - 1
+        }) as u32
     }
 
     fn node(&mut self, node: &Node) -> Result<()> {
@@ -247,13 +277,15 @@ impl Compiler {
             Node::Alternation(branches) => self.alternation(branches)?,
             Node::Repeat { node, min, max, kind } => self.repeat(node, *min, *max, *kind)?,
             Node::Group { index, node } => {
-                self.emit(Step::Save(2 * index))?;
+                let begin = 2 * *index as u32;
+                // Its end tells whether it took part. In a repetition, it may have done so before.
+                self.emit(if self.depth == 0 { Step::Mark(begin) } else { Step::Save(begin) })?;
                 self.node(node)?;
-                self.emit(Step::Save(2 * index + 1))?;
+                self.emit(Step::Save(begin + 1))?;
             }
             Node::Atomic(node) => self.atomic(|compiler| compiler.node(node))?,
             Node::Look { behind, negative, node } => {
-                let width = if *behind { Some(width(node)?) } else { None };
+                let width = if *behind { Some(width(node)? as u32) } else { None };
                 let look = self.emit(Step::Match)?;
                 self.deeper(|compiler| compiler.node(node))?;
                 self.emit(Step::Match)?;
@@ -261,7 +293,7 @@ impl Compiler {
             }
             Node::BackReference { index, ignore_case } => {
                 self.is_memorable = false;
-                self.emit(Step::BackReference { group: *index, ignore_case: *ignore_case })?;
+                self.emit(Step::BackReference { group: *index as u32, ignore_case: *ignore_case })?;
             }
             Node::Conditional { index, yes, no } => {
                 if !self.conditions.contains(index) {
@@ -270,7 +302,7 @@ impl Compiler {
                 let condition = self.emit(Step::Match)?;
                 self.node(yes)?;
                 let jump = self.emit(Step::Match)?;
-                self.steps[condition] = Step::IfGroup { group: *index, otherwise: self.here() };
+                self.steps[condition] = Step::IfGroup { group: *index as u32, otherwise: self.here() };
                 self.node(no)?;
                 self.steps[jump] = Step::Jump(self.here());
             }
@@ -287,7 +319,7 @@ impl Compiler {
     fn text(&mut self, text: String) -> Result<()> {
         let step = match *text.as_bytes() {
             [byte] => Step::Byte(byte),
-            ref bytes => Step::Text(bytes.into()),
+            _ => Step::Text(self.number(text)),
         };
         self.emit(step).map(drop)
     }
@@ -312,7 +344,7 @@ impl Compiler {
     fn alternation(&mut self, branches: &[Node]) -> Result<()> {
         let mut jumps = Vec::new();
         let switch = (MANY_BRANCHES.contains(&branches.len()))
-            .then(|| self.emit(Step::Switch(self.switches.len())))
+            .then(|| self.emit(Step::Switch(self.switches.len() as u32)))
             .transpose()?;
         if switch.is_some() {
             self.switches.push(Switch { branches: Vec::new(), bytes: Box::new([0; 256]), end: 0 });
@@ -325,29 +357,31 @@ impl Compiler {
             let split = self.emit(Step::Match)?;
             self.branch(branch, branches)?;
             jumps.push(self.emit(Step::Match)?);
-            self.steps[split] = split_into(split + 1, self.here());
+            self.steps[split] = split_into(split as u32 + 1, self.here());
         }
-        let end = self.here();
-        for jump in jumps {
-            self.steps[jump] = Step::Jump(end);
-        }
+        let mut end = Step::Jump(self.here());
         // Only texts of different kinds can be the same text.
         if self.depth == 0 && branches.iter().filter(|branch| has_repetition(branch)).count() > 1 {
-            self.emit(Step::Join(self.joins))?;
+            end = Step::Join { number: self.joins as u32, to: self.here() + 1 };
+            self.emit(end)?;
             self.joins += 1;
+        }
+        for jump in jumps {
+            self.steps[jump] = end;
         }
         Ok(())
     }
 
     fn branch(&mut self, branch: &Node, branches: &[Node]) -> Result<()> {
-        let way = self.here();
+        let way = self.steps.len();
         self.node(branch)?;
-        if let Some(Step::Way { needs, .. }) = self.steps.get_mut(way) {
+        if let Some(Step::Way { last, .. }) = self.steps.get(way).copied() {
             let others: Vec<_> = branches.iter().filter(|other| *other != branch).map(plain_texts).collect();
             let has = |texts: &Vec<String>, text: &String| texts.iter().any(|other| other.contains(text));
             let own = plain_texts(branch).into_iter();
             let own = own.filter(|text| !others.iter().all(|other| has(other, text)));
-            *needs = own.max_by_key(String::len).map(|text| text.into_bytes().into());
+            let needs = own.max_by_key(String::len).map(|text| self.number(text));
+            self.steps[way] = Step::Way { last, needs };
         }
         Ok(())
     }
@@ -363,8 +397,8 @@ impl Compiler {
     /// For where failing depends on more than the place.
     fn forget_joins(&mut self) {
         for at in 0..self.steps.len() {
-            if matches!(self.steps[at], Step::Join(_)) {
-                self.steps[at] = Step::Jump(at + 1);
+            if let Step::Join { to, .. } = self.steps[at] {
+                self.steps[at] = Step::Jump(to);
             }
         }
         self.joins = 0;
@@ -399,7 +433,7 @@ impl Compiler {
                 after_next,
                 keeps_ascii,
             });
-            return self.emit(Step::Run(self.runs.len() - 1)).map(drop);
+            return self.emit(Step::Run(self.runs.len() as u32 - 1)).map(drop);
         }
         if kind == Repetition::Possessive {
             return self.atomic(|compiler| compiler.repeat(node, min, max, Repetition::Greedy));
@@ -420,7 +454,7 @@ impl Compiler {
         }
         let split = self.emit(Step::Match)?;
         self.node(node)?;
-        self.steps[split] = choice(kind, split + 1, self.here());
+        self.steps[split] = choice(kind, split as u32 + 1, self.here());
         Ok(())
     }
 
@@ -435,7 +469,7 @@ impl Compiler {
         }
         let end = self.here();
         for split in splits {
-            self.steps[split] = choice(kind, split + 1, end);
+            self.steps[split] = choice(kind, split as u32 + 1, end);
         }
         Ok(())
     }
@@ -447,7 +481,7 @@ impl Compiler {
         let split = if min == 0 { Some(self.emit(Step::Match)?) } else { None };
         let body = self.here();
         let check = if nullable {
-            let register = self.registers;
+            let register = self.registers as u32;
             self.registers += 1;
             self.emit(Step::Begin(register))?;
             self.node(node)?;
@@ -458,7 +492,7 @@ impl Compiler {
         };
         match split {
             Some(split) => {
-                self.emit(Step::Jump(split))?;
+                self.emit(Step::Jump(split as u32))?;
                 self.steps[split] = choice(kind, body, self.here());
             }
             None => {
@@ -483,17 +517,16 @@ impl Compiler {
                         _ => Begins::ANYTHING,
                     };
                     let [next, after_next] = self.foresight.ask([behind, then]);
-                    let run = &mut self.runs[run];
+                    let run = &mut self.runs[run as usize];
                     (run.next, run.next_byte, run.after_next) = (next, byte, after_next);
                     run.stride = if matches!(self.steps[at + 1], Step::Byte(_)) { 2 } else { 1 };
-                    run.keeps_ascii = behind.ascii & self.sets[run.set].ascii() == 0;
+                    run.keeps_ascii = behind.ascii & self.sets[run.set as usize].ascii() == 0;
                 }
-                Step::Switch(number) => self.switches[number] = self.switch(at + 1),
+                Step::Switch(number) => self.switches[number as usize] = self.switch(at + 1),
                 Step::Split { first, second, .. } => {
-                    let both = self.foresight.ask([first, second].map(|way| self.begins(way as usize)));
-                    if let Step::Split { next, .. } = &mut self.steps[at] {
-                        *next = both;
-                    }
+                    let both = [first, second].map(|way| self.begins(way as usize));
+                    let next = self.foresight.ask(both).into();
+                    self.steps[at] = Step::Split { first, second, next };
                 }
                 _ => {}
             }
@@ -532,31 +565,32 @@ impl Compiler {
         *foresight = left;
         let characters = |ascii| Begins { ascii, end: false };
         let mut ahead = |at: usize| self.begins_within(at, foresight);
-        match &self.steps[at] {
+        match self.steps[at] {
             Step::Byte(byte) => characters(1 << byte),
             Step::Text(text) => {
-                characters(text.first().filter(|byte| byte.is_ascii()).map_or(0, |byte| 1 << byte))
+                let first = self.texts[text as usize].first().filter(|byte| byte.is_ascii());
+                characters(first.map_or(0, |byte| 1 << byte))
             }
-            Step::One(set) => characters(self.sets[*set].ascii()),
+            Step::One(set) => characters(self.sets[set as usize].ascii()),
             Step::Run(run) => {
-                let Run { set, min, .. } = self.runs[*run];
-                let own = characters(self.sets[set].ascii());
+                let Run { set, min, .. } = self.runs[run as usize];
+                let own = characters(self.sets[set as usize].ascii());
                 if min == 0 { own.or(ahead(at + 1)) } else { own }
             }
-            Step::Split { first, second, .. } => ahead(*first as usize).or(ahead(*second as usize)),
-            Step::IfGroup { otherwise, .. } => ahead(at + 1).or(ahead(*otherwise)),
-            Step::IfEmpty { end, .. } => ahead(at + 1).or(ahead(*end)),
-            Step::Jump(to) => ahead(*to),
+            Step::Split { first, second, .. } => ahead(first as usize).or(ahead(second as usize)),
+            Step::IfGroup { otherwise, .. } => ahead(at + 1).or(ahead(otherwise as usize)),
+            Step::IfEmpty { end, .. } => ahead(at + 1).or(ahead(end as usize)),
+            Step::Jump(to) | Step::Join { to, .. } => ahead(to as usize),
             Step::Assert(Assertion::End | Assertion::LineEnd) => Begins { ascii: 1 << b'\n', end: true },
             Step::Assert(Assertion::AbsoluteEnd) => Begins { ascii: 0, end: true },
             Step::Save(_)
+            | Step::Mark(_)
             | Step::Switch(_)
             | Step::Begin(_)
             | Step::Way { .. }
-            | Step::Join(_)
             | Step::Assert(_)
             | Step::Atomic { .. } => ahead(at + 1),
-            Step::Look { end, .. } => ahead(*end),
+            Step::Look { end, .. } => ahead(end as usize),
             Step::BackReference { .. } | Step::Match => Begins::ANYTHING,
         }
     }
@@ -565,11 +599,11 @@ impl Compiler {
     fn next_byte(&self, mut at: usize) -> Option<u8> {
         // Each jump leads ahead or into a loop; few are enough to see what comes.
         for _ in 0..8 {
-            match self.steps.get(at)? {
-                Step::Byte(byte) => return Some(*byte),
-                Step::Text(text) => return text.first().copied(),
-                Step::Save(_) | Step::Begin(_) | Step::Way { .. } | Step::Join(_) => at += 1,
-                Step::Jump(to) => at = *to,
+            match *self.steps.get(at)? {
+                Step::Byte(byte) => return Some(byte),
+                Step::Text(text) => return self.texts[text as usize].first().copied(),
+                Step::Save(_) | Step::Mark(_) | Step::Begin(_) | Step::Way { .. } => at += 1,
+                Step::Jump(to) | Step::Join { to, .. } => at = to as usize,
                 _ => return None,
             }
         }
@@ -578,7 +612,7 @@ impl Compiler {
 }
 
 /// A choice whether to take what is at `body` (once more), or to go on at `end`.
-fn choice(kind: Repetition, body: usize, end: usize) -> Step {
+fn choice(kind: Repetition, body: u32, end: u32) -> Step {
     match kind {
         Repetition::Lazy => split_into(end, body),
         Repetition::Greedy | Repetition::Possessive => split_into(body, end),
@@ -603,7 +637,7 @@ fn run_of(node: &Node) -> Option<(&Class, Option<Box<[u8]>>)> {
     }
 }
 
-fn split_into(first: usize, second: usize) -> Step {
-    // There are no more than `MAX_STEPS`. What can come next is foreseen when all steps are there.
-    Step::Split { first: first as u32, second: second as u32, next: [Next::ANYTHING; 2] }
+fn split_into(first: u32, second: u32) -> Step {
+    // What can come next is foreseen when all steps are there.
+    Step::Split { first, second, next: Both::ANYTHING }
 }

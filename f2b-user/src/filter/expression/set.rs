@@ -21,7 +21,7 @@ const SIZE_LIMIT: usize = 64 << 20;
 /// A text that is shorter is in too many lines to be worth a look.
 const SHORTEST_NEEDLE: usize = 4;
 
-/// How many guesses are worth a try.
+/// How many guesses are worth a try. A line that was made to look like many is not worth more.
 const MOST_GUESSES: u32 = 3;
 
 /// An expression that may match.
@@ -31,28 +31,12 @@ pub(in crate::filter) struct Candidate {
     pub(in crate::filter) index: usize,
     /// The ways of matching before this one are known to fail.
     pub(super) first_way: u32,
-    pub(super) effort: Effort,
-}
-
-/// How much it is worth to find out whether a candidate matches.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Effort {
-    /// Only some plain text was looked for: little.
-    Brief,
-    Usual,
-    /// A brief search did not find out.
-    Long,
 }
 
 impl Candidate {
     /// Of which nothing more is known.
     pub(in crate::filter) fn plain(index: usize) -> Self {
-        Self { index, first_way: 0, effort: Effort::Usual }
-    }
-
-    /// If it takes long to find out whether it matches, something else has to tell first that it may.
-    pub(in crate::filter) fn is_guess(self) -> bool {
-        self.effort == Effort::Brief
+        Self { index, first_way: 0 }
     }
 }
 
@@ -166,7 +150,7 @@ fn bytes() -> Syntax {
 
 /// The ways of an expression, numbered.
 fn numbered_ways(index: usize, node: &Node) -> impl Iterator<Item = (Candidate, Node)> + use<> {
-    let candidate = move |first_way| Candidate { first_way, ..Candidate::plain(index) };
+    let candidate = move |first_way| Candidate { index, first_way };
     (0..).map(candidate).zip(ways_of(node))
 }
 
@@ -251,8 +235,6 @@ enum State {
     },
     /// Those from this one on are not known yet.
     From(usize),
-    /// The same, and this one takes long.
-    FromLong(usize),
     Listed(std::vec::IntoIter<Candidate>),
 }
 
@@ -275,32 +257,18 @@ impl<'s> Candidates<'s> {
                     return Some(first);
                 }
                 State::Guessing { ways: 0, .. } => return None,
-                // A line that was made to look like many is not worth a guess.
                 State::Guessing { tried: MOST_GUESSES, last, .. } => self.state = State::From(*last + 1),
                 State::Guessing { ways, tried, last } => {
                     let way = self.set.ways[ways.trailing_zeros() as usize];
                     *ways &= *ways - 1;
                     if way.index != *last {
                         (*tried, *last) = (*tried + 1, way.index);
-                        return Some(Candidate { effort: Effort::Brief, ..way });
+                        return Some(way);
                     }
                 }
                 State::From(index) => self.state = State::Listed(self.set.all_from(*index, text).into_iter()),
-                State::FromLong(index) => {
-                    let mut others = self.set.all_from(*index, text);
-                    let long = others.first_mut().filter(|first| first.index == *index);
-                    long.into_iter().for_each(|first| first.effort = Effort::Long);
-                    self.state = State::Listed(others.into_iter());
-                }
                 State::Listed(left) => return left.next(),
             }
-        }
-    }
-
-    /// The last guess took too long: it has to be confirmed first.
-    pub(in crate::filter) fn unanswered(&mut self) {
-        if let State::Guessing { last, .. } = self.state {
-            self.state = State::FromLong(last);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! How the [`Machine`] takes the characters of a [`Run`], and gives them back.
 
-use memchr::{memmem, memrchr};
+use memchr::{memchr, memmem, memrchr};
 
-use super::{Frame, Machine, Memory, charge, has_text, is_boundary};
+use super::{Frame, Machine, Memory, charge, has_text};
 use crate::filter::expression::{
+    chars::is_boundary,
     program::{Run, Step},
     syntax::Repetition,
 };
@@ -22,9 +23,12 @@ impl<'a> Machine<'a> {
         if !run.is_plain || self.memory == Memory::On {
             return self.begin_unusual_run(step, at, run);
         }
-        let set = &self.program.sets[run.set];
-        let end = set.ascii_run(self.text, at, run.max as usize);
-        if end - at < run.max as usize && self.text.get(end).is_some_and(|byte| !byte.is_ascii()) {
+        let set = &self.program.sets[run.set as usize];
+        let end = set.ascii_run(self.text, self.is_ascii, at, run.max as usize);
+        if !self.is_ascii
+            && end - at < run.max as usize
+            && self.text.get(end).is_some_and(|byte| !byte.is_ascii())
+        {
             // Lengths are counted in characters.
             return self.begin_unusual_run(step, at, run);
         }
@@ -32,6 +36,10 @@ impl<'a> Machine<'a> {
         if end < floor {
             self.failed(at, end);
             return None;
+        }
+        if run.keeps_ascii && self.hindsight.is_none() && self.comes_behind(run, end) {
+            self.steps += charge(floor, end);
+            return Some(end);
         }
         self.end_run(step, run, floor, end, run.keeps_ascii)
     }
@@ -62,7 +70,7 @@ impl<'a> Machine<'a> {
         if run.kind == Repetition::Lazy {
             let left = run.max - run.min;
             // The first stop is where the run is already.
-            if self.comes_behind(run, floor) {
+            if self.comes_behind(run, floor) && self.can_match(step + 1, floor) {
                 self.scratch.frames.push(Frame::Grow { step: step as u32, at: floor as u32, left });
                 return Some(floor);
             }
@@ -100,7 +108,7 @@ impl<'a> Machine<'a> {
     fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize, keeps: bool) -> Option<usize> {
         self.steps += charge(floor, end);
         let keeps = keeps || end == floor;
-        if self.comes_behind(run, end) {
+        if self.comes_behind(run, end) && self.can_match(step + 1, end) {
             if !keeps {
                 let (step, floor, at) = (step as u32, floor as u32, end as u32);
                 self.scratch.frames.push(Frame::Shrink { step, floor, at });
@@ -127,7 +135,7 @@ impl<'a> Machine<'a> {
     /// The run that a frame is about.
     pub(super) fn run_at(&self, step: usize) -> Option<&'a Run> {
         let Step::Run(run) = self.program.steps[step] else { return None };
-        Some(&self.program.runs[run])
+        Some(&self.program.runs[run as usize])
     }
 
     /// The next shorter end of a greedy run behind which the program may go on.
@@ -135,18 +143,25 @@ impl<'a> Machine<'a> {
     pub(super) fn shrink(&mut self, step: usize, run: &Run, floor: usize, begin: usize) -> Option<usize> {
         // What comes behind the one character that follows was looked at, too.
         self.failed(floor, begin + 1);
-        let (text, foresight) = (self.text, &self.program.foresight);
+        let (text, program) = (self.text, self.program);
+        let foresight = &program.foresight;
         let can_go_on = |at: usize| {
             let character = text.get(at).is_none_or(u8::is_ascii);
             is_boundary(text, at)
                 && foresight.comes(run.next, text, at)
                 && (!character || foresight.comes(run.after_next, text, at + 1))
         };
-        let at = match run.next_byte {
+        let next_stop = |begin: usize| match run.next_byte {
             // A character begins wherever the byte does that has to follow: it is the first of one.
             Some(next) => memrchr(next, text.get(floor..begin)?).map(|found| floor + found),
             None => (floor..begin).rev().find(|at| can_go_on(*at)),
         };
+        let mut at = next_stop(begin);
+        while let Some(stop) = at
+            && !self.can_match(step + 1, stop)
+        {
+            at = if self.looks_back_to(step + 1, stop) { next_stop(stop) } else { None };
+        }
         self.steps += charge(at.unwrap_or(floor), begin);
         if let Some(at) = at.filter(|at| *at > floor) {
             self.scratch.frames.push(Frame::Shrink { step: step as u32, floor: floor as u32, at: at as u32 });
@@ -156,7 +171,49 @@ impl<'a> Machine<'a> {
 
     /// The next longer end of a lazy run behind which the program may go on.
     #[inline(never)]
-    pub(super) fn grow(&mut self, step: usize, run: &Run, begin: usize, mut left: u32) -> Option<usize> {
+    pub(super) fn grow(&mut self, step: usize, run: &Run, begin: usize, left: u32) -> Option<usize> {
+        if run.max < u32::MAX || self.memory == Memory::On {
+            return self.grow_slowly(step, run, begin, left);
+        }
+        let stop = self.next_stop(step, run, begin);
+        self.steps += charge(begin, stop.unwrap_or(self.text.len()));
+        let stop = stop.filter(|stop| self.takes(run, begin, *stop));
+        if let Some(at) = stop {
+            self.scratch.frames.push(Frame::Grow { step: step as u32, at: at as u32, left });
+            self.looked_at(at);
+            return stop;
+        }
+        self.looked_everywhere();
+        None
+    }
+
+    /// The next place behind `from` where, as far as is known, the program may go on behind the run.
+    fn next_stop(&mut self, step: usize, run: &Run, from: usize) -> Option<usize> {
+        let rest = self.text.get(from + 1..)?;
+        self.looks_back_to(step + 1, from + 1);
+        if let Some(hindsight) = &self.hindsight {
+            return hindsight.first_viable(self.text, &self.scratch.behind, step + 1, from + 1);
+        }
+        if let Some(next) = run.next_byte {
+            return memchr(next, rest).map(|found| from + 1 + found);
+        }
+        let foresight = &self.program.foresight;
+        let comes = |at: &usize| is_boundary(self.text, *at) && foresight.comes(run.next, self.text, *at);
+        (from + 1..=self.text.len()).find(comes)
+    }
+
+    /// Whether the run takes all from `from` to `to`.
+    fn takes(&self, run: &Run, from: usize, to: usize) -> bool {
+        if self.program.sets[run.set as usize].run(&self.text[..to], from) < to {
+            return false;
+        }
+        let Some(unless) = &run.unless else { return true };
+        let last = self.text.len().min(to + unless.len() - 1);
+        find(&self.text[from..last], unless).is_none()
+    }
+
+    /// The same where their number is bounded, or where the machine remembers what failed.
+    fn grow_slowly(&mut self, step: usize, run: &Run, begin: usize, mut left: u32) -> Option<usize> {
         let mut at = begin;
         while left > 0
             && let Some(after) = self.one_of(run, at)
@@ -169,7 +226,7 @@ impl<'a> Machine<'a> {
             } else {
                 left -= 1;
             }
-            if self.comes_behind(run, at) {
+            if self.comes_behind(run, at) && self.can_match(step + 1, at) {
                 self.scratch.frames.push(Frame::Grow { step: step as u32, at: at as u32, left });
                 self.steps += charge(begin, at);
                 self.looked_at(at);
@@ -185,12 +242,12 @@ impl<'a> Machine<'a> {
     #[inline]
     fn one_of(&self, run: &Run, at: usize) -> Option<usize> {
         let stops = run.unless.as_ref().is_some_and(|unless| has_text(self.text, unless, at));
-        if stops { None } else { self.program.sets[run.set].one(self.text, at) }
+        if stops { None } else { self.program.sets[run.set as usize].one(self.text, at) }
     }
 
     /// Where the longest run from `at` ends.
     fn longest(&mut self, run: &'a Run, at: usize) -> usize {
-        let set = &self.program.sets[run.set];
+        let set = &self.program.sets[run.set as usize];
         let Some(unless) = &run.unless else { return set.run(self.text, at) };
         // Expressions that look for a text try many places, and from most of them the run ends at the same one.
         let known = self.last_run.take().filter(|last| std::ptr::eq(last.run, run) && at <= last.end);
