@@ -58,7 +58,7 @@ fn a_full_map_takes_what_fits_and_tells_the_rest() {
             let keys: Vec<_> = (0..1500).chain(0..100).map(key).collect();
             let entries: Vec<_> = (0..1600).map(entry).collect();
             let mut refused = Vec::new();
-            batch::insert(&mut map, &keys, &entries, |n, error| {
+            batch::insert(&mut map, &keys, &entries, batch::Known::Replaced, |n, error| {
                 assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
                 refused.push(n);
             });
@@ -74,6 +74,33 @@ fn a_full_map_takes_what_fits_and_tells_the_rest() {
             });
             assert_eq!(missing, [5, 6, 7, 8, 9]);
             assert_eq!(content(&map).len(), 995);
+        };
+        thread::spawn(work).join().expect("what it asserts holds");
+    }
+}
+
+#[test]
+fn what_is_known_is_kept_and_told() {
+    for sandboxed in [false, true] {
+        let work = move || {
+            if sandboxed {
+                refuse_batches();
+            }
+            let mut map = map(1000);
+            let is_known = |n: u32| n.is_multiple_of(3);
+            for n in (0..100).filter(|n| is_known(*n)) {
+                map.insert(key(n), entry(n), 0).expect("there is room");
+            }
+            let keys: Vec<_> = (0..100).map(key).collect();
+            let entries: Vec<_> = (0..100).map(|n| entry(1000 + n)).collect();
+            let mut known = Vec::new();
+            batch::insert(&mut map, &keys, &entries, batch::Known::Kept, |n, error| {
+                assert_eq!(error.raw_os_error(), Some(libc::EEXIST));
+                known.push(n as u32);
+            });
+            assert_eq!(known, (0..100).filter(|n| is_known(*n)).collect::<Vec<_>>());
+            let value = |n| if is_known(n) { entry(n) } else { entry(1000 + n) };
+            assert_eq!(content(&map), (0..100).map(|n| (key(n).addr, value(n))).collect());
         };
         thread::spawn(work).join().expect("what it asserts holds");
     }
@@ -140,7 +167,7 @@ fn fill() -> Map {
     let mut map = map(2 * MANY);
     let keys: Vec<_> = (0..MANY).map(key).collect();
     let entries: Vec<_> = (0..MANY).map(entry).collect();
-    batch::insert(&mut map, &keys, &entries, |n, error| panic!("entry {n}: {error}"));
+    batch::insert(&mut map, &keys, &entries, batch::Known::Replaced, |n, error| panic!("entry {n}: {error}"));
     let gone: Vec<_> = (0..MANY).step_by(5).map(key).collect();
     batch::remove(&mut map, &gone, |n, error| panic!("entry {n}: {error}"));
     map

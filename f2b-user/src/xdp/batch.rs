@@ -51,12 +51,22 @@ struct Attributes {
 
 const _: () = assert!(size_of::<Attributes>() == 56);
 
+/// What becomes of a key that is there already.
+#[derive(Clone, Copy)]
+pub(super) enum Known {
+    /// It gets the new value.
+    Replaced = 0,
+    /// It keeps its value, and is refused with `EEXIST`.
+    Kept = 1,
+}
+
 /// Inserts `values[n]` at `keys[n]`, in order. `refused` gets the number of each one that the kernel does not take, and
 /// why; all others are in the map.
 pub(super) fn insert<K: Pod, V: Pod>(
     map: &mut HashMap<impl BorrowMut<MapData>, K, V>,
     keys: &[K],
     values: &[V],
+    known: Known,
     refused: impl FnMut(usize, io::Error),
 ) {
     assert_eq!(keys.len(), values.len(), "each key has its value");
@@ -68,13 +78,14 @@ pub(super) fn insert<K: Pod, V: Pod>(
             values: values.as_ptr().expose_provenance() as u64,
             count: keys.len() as u32,
             map_fd: fd as u32,
+            elem_flags: known as u64,
             ..Attributes::default()
         };
         // SAFETY: the kernel reads `count` keys and values, of the sizes that aya has compared with the map's.
         let result = unsafe { bpf(Command::Update, &mut attributes) };
         (attributes.count, result)
     };
-    write(keys.len(), batch, |at| map.insert(keys[at], values[at], 0), refused);
+    write(keys.len(), batch, |at| map.insert(keys[at], values[at], known as u64), refused);
 }
 
 /// Removes `keys`, in order. `refused` gets the number of each one that the kernel does not remove, and why: most of

@@ -24,7 +24,10 @@ use nix::{
 };
 use tracing::warn;
 
-use super::{MapBan, ScopeStatus, batch};
+use super::{
+    MapBan, ScopeStatus,
+    batch::{self, Known},
+};
 use crate::{
     ban::{self, Change, Scopes, Step, Subject, Until},
     scope::{Ports, Scope},
@@ -62,8 +65,6 @@ pub(super) struct Maps {
 struct Pending {
     keys: Vec<BanKey>,
     entries: Vec<BanEntry>,
-    /// Whether the address is not in the map yet.
-    new: Vec<bool>,
     freed: Vec<BanKey>,
 }
 
@@ -106,44 +107,29 @@ impl Maps {
         let mut refused = Vec::new();
         let mut pending = Pending::default();
         for (subject, steps) in changes {
-            let result = match subject.address() {
-                Some(address) => self.prepare(address.into(), steps, &mut pending, now, now_ns),
-                None => self.set_prefix(subject, steps, now, now_ns),
-            };
-            if let Err(error) = result {
-                refused.push((subject, error));
+            match subject.address().map(BanKey::from) {
+                None => {
+                    if let Err(error) = self.set_prefix(subject, steps, now, now_ns) {
+                        refused.push((subject, error));
+                    }
+                }
+                Some(key) if steps.is_empty() => pending.freed.push(key),
+                Some(key) => {
+                    pending.keys.push(key);
+                    pending.entries.push(entry(steps, now, now_ns));
+                }
             }
             if pending.keys.len().max(pending.freed.len()) == batch::ENTRIES {
-                self.write(&mut pending, &mut refused);
+                self.write(&mut pending, &mut refused, now_ns);
             }
         }
-        self.write(&mut pending, &mut refused);
+        self.write(&mut pending, &mut refused, now_ns);
         Ok(refused)
     }
 
-    /// Notes what is to be written for an address.
-    fn prepare(
-        &self,
-        key: BanKey,
-        steps: Vec<Step>,
-        pending: &mut Pending,
-        now: SystemTime,
-        now_ns: u64,
-    ) -> Result<()> {
-        if steps.is_empty() {
-            pending.freed.push(key);
-            return Ok(());
-        }
-        let old = found(self.bans.get(&key, 0)).with_context(|| format!("reading the ban of {}", ip(key)))?;
-        pending.keys.push(key);
-        pending.entries.push(entry(old, steps, now, now_ns));
-        pending.new.push(old.is_none());
-        Ok(())
-    }
-
     /// Writes what is noted.
-    fn write(&mut self, pending: &mut Pending, refused: &mut Vec<(Subject, anyhow::Error)>) {
-        let Pending { keys, entries, new, freed } = pending;
+    fn write(&mut self, pending: &mut Pending, refused: &mut Vec<(Subject, anyhow::Error)>, now_ns: u64) {
+        let Pending { keys, entries, freed } = pending;
         let mut gone = freed.len() as u32;
         batch::remove(&mut self.bans, freed, |at, error| {
             gone -= 1;
@@ -153,15 +139,34 @@ impl Maps {
             }
         });
         let capacity = self.capacity;
-        batch::insert(&mut self.bans, keys, entries, |at, error| {
-            new[at] = false;
-            let subject = Subject::from(ip(keys[at]));
+        let mut more = keys.len() as u32;
+        let mut refuse = |key: BanKey, error| {
+            let subject = Subject::from(ip(key));
             refused.push((subject, not_banned(error, subject, capacity, "max_bans")));
+        };
+        // Most are new: to look first would take twice as long.
+        let mut known = Vec::new();
+        batch::insert(&mut self.bans, keys, entries, Known::Kept, |at, error| {
+            more -= 1;
+            match error.raw_os_error() {
+                Some(libc::EEXIST) => known.push(at),
+                _ => refuse(keys[at], error),
+            }
         });
-        self.count_addresses(new.iter().filter(|new| **new).count() as u32, gone);
+        let mut replace = |at: &usize| match found(self.bans.get(&keys[*at], 0)) {
+            Ok(old) => Some((keys[*at], BanEntry { slots: entries[*at].slots, ..counted(old, now_ns) })),
+            Err(error) => {
+                refuse(keys[*at], batch::io_error(error));
+                None
+            }
+        };
+        let (known_keys, known_entries): (Vec<_>, Vec<_>) = known.iter().filter_map(&mut replace).unzip();
+        batch::insert(&mut self.bans, &known_keys, &known_entries, Known::Replaced, |at, error| {
+            refuse(known_keys[at], error);
+        });
+        self.count_addresses(more, gone);
         keys.clear();
         entries.clear();
-        new.clear();
         freed.clear();
     }
 
@@ -177,7 +182,8 @@ impl Maps {
         } else {
             None
         };
-        let inserted = self.prefixes.insert(&key, entry(old, steps, now, now_ns), 0);
+        let entry = BanEntry { slots: entry(steps, now, now_ns).slots, ..counted(old, now_ns) };
+        let inserted = self.prefixes.insert(&key, entry, 0);
         inserted.map_err(|error| not_banned(batch::io_error(error), subject, MAX_PREFIXES, ""))?;
         self.banned_prefixes.insert(subject);
         // With the first one, the programs begin to look for prefixes.
@@ -410,14 +416,18 @@ fn not_banned(error: io::Error, subject: Subject, room: u32, option: &str) -> an
     anyhow!("all {room} places in the kernel are taken, {subject} is not banned{what_to_do}")
 }
 
-/// What the map must hold for these steps. A ban that holds keeps its packet count.
-fn entry(old: Option<BanEntry>, steps: Vec<Step>, now: SystemTime, now_ns: u64) -> BanEntry {
-    let mut entry = old.filter(|entry| entry.scopes_at(now_ns) != 0).unwrap_or_default();
-    entry.slots = [Slot::default(); SLOTS];
+/// What the map must hold for these steps of a new ban.
+fn entry(steps: Vec<Step>, now: SystemTime, now_ns: u64) -> BanEntry {
+    let mut entry = BanEntry::default();
     for (slot, step) in entry.slots.iter_mut().zip(ban::squeeze(steps, SLOTS)) {
         *slot = Slot { ends_ns: ends_ns(step.until, now, now_ns), scopes: step.scopes };
     }
     entry
+}
+
+/// What the ban before has counted, which goes on if it is not over.
+fn counted(old: Option<BanEntry>, now_ns: u64) -> BanEntry {
+    old.filter(|entry| entry.scopes_at(now_ns) != 0).unwrap_or_default()
 }
 
 fn map_ban(subject: Subject, entry: &BanEntry, now: SystemTime, now_ns: u64) -> MapBan {
@@ -481,7 +491,7 @@ pub(super) fn copy_bans<V: Pod + Into<BanEntry>>(
     let (mut copied, mut refused) = (0, None);
     let copy = |keys: &[BanKey], entries: &[V]| {
         let entries: Vec<_> = entries.iter().map(|entry| (*entry).into()).collect();
-        batch::insert(to, keys, &entries, |_, error| refused = Some(error));
+        batch::insert(to, keys, &entries, Known::Replaced, |_, error| refused = Some(error));
         copied += keys.len() as u32;
     };
     batch::read(from, copy).context("reading the old map of bans")?;
