@@ -23,11 +23,12 @@ use crate::{
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
     config::{Config, LogPath, LogSource, Own},
     control::{
-        Answer, BanInfo, JailStatus, Refused, Request, Status,
+        Answer, BanInfo, Banned, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
     },
     filter::Failure,
-    jail::{Ignored, Jail, Outcome},
+    history::{History, Past},
+    jail::{Count, Evidence, Ignored, Jail, Outcome},
     net::{Changes, Net},
     source::{
         self, Batch, Line,
@@ -35,6 +36,7 @@ use crate::{
         journal::{self, Position},
     },
     store::Store,
+    ticket::Ticket,
     xdp::BanMap,
 };
 
@@ -58,6 +60,8 @@ pub struct Agent<M> {
     bans: BanSet,
     map: M,
     store: Store,
+    /// Earlier bans, if a jail goes by them.
+    history: History,
     own_addresses: Vec<IpAddr>,
     /// What each jail's bans cover.
     scopes: BTreeMap<String, Scopes>,
@@ -94,6 +98,7 @@ impl<M: BanMap> Agent<M> {
             bans: BanSet::default(),
             map,
             store,
+            history: History::default(),
             own_addresses: Vec::new(),
             scopes: BTreeMap::new(),
             own: config.own,
@@ -255,57 +260,103 @@ impl<M: BanMap> Agent<M> {
         let name = line.jail.as_str();
         let time = line.time.unwrap_or_else(|| source::time(failure.time));
         let time = if time > now + FUTURE { now } else { time };
+        let evidence = Evidence::from(failure);
         if replayed {
-            return jail.replay(ip, time, &self.own_addresses, now);
+            return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
         }
         if self.own.allows(ip) {
             info!(jail = name, %ip, "Ignore: f2b.conf allows it");
             return;
         }
-        match jail.failure(ip, time, &self.own_addresses, now) {
-            Outcome::Counted { count } => {
-                info!(jail = name, %ip, user = failure.user(), count, "Found");
+        let outcome = jail.failure(ip, time, evidence, &self.history, &self.own_addresses, now);
+        let found = |Count { count, bad }: Count| {
+            info!(jail = name, %ip, user = failure.user(), count, "Found");
+            if let Some((bans, worth)) = bad {
+                info!(jail = name, %ip, bans, worth, "Found, bad");
             }
+        };
+        match outcome {
+            Outcome::Counted(count) => found(count),
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
             Outcome::Ignored(reason) => info!(jail = name, %ip, "Ignore: {reason}"),
             Outcome::AlreadyOver => info!(jail = name, %ip, "Its ban would be over already"),
-            Outcome::Ban { .. } if self.bans.until_of(ip.into(), name).is_some() => {
-                info!(jail = name, %ip, "Already banned")
-            }
-            Outcome::Ban { until, count } => {
-                info!(jail = name, %ip, user = failure.user(), count, "Found");
-                if let Err(error) = self.ban(&line.jail, ip.into(), until, now) {
+            Outcome::Ban(count, mut ticket) => {
+                found(count);
+                let result = match self.bans.until_of(ip.into(), name) {
+                    Some(until) => self.prolong(&ticket, until, now),
+                    None => self.ban(&mut ticket, now),
+                };
+                if let Err(error) = result {
                     error!(jail = name, %ip, "Not banned: {error:#}");
                 }
             }
         }
     }
 
-    /// Bans `subject` for `jail`.
-    fn ban(&mut self, jail: &str, subject: Subject, until: Until, now: SystemTime) -> Result<()> {
+    /// Bans as `ticket` says, and longer if the address is a known offender.
+    fn ban(&mut self, ticket: &mut Ticket, now: SystemTime) -> Result<()> {
+        let Some(jail) = self.jails.get(&ticket.jail) else { return Ok(()) };
+        let subject = ticket.subject;
+        let past = self.history.of(&ticket.jail, subject);
+        if let Err(wrong) = jail.sentence(ticket, &self.history, &mut fastrand::f64) {
+            error!(jail = ticket.jail, ip = %subject, "Its ban time is not increased: {wrong}");
+        }
+        let until = ticket.until();
+        let is_increased = ticket.bantime != jail.length();
+        let is_counted = jail.settings().increment.is_some();
+        self.enforce(ticket, until, now)?;
+        if let Some(jail) = self.jails.get_mut(&ticket.jail) {
+            jail.banned();
+        }
+        info!(jail = ticket.jail, ip = %subject, %until, "Ban");
+        if is_increased {
+            info!(jail = ticket.jail, ip = %subject, count = ticket.bancount, %until, "Increase Ban");
+        }
+        // One that was read twice is no second one (`incrBanTime`).
+        if past.is_some_and(|past| ticket.time <= past.time) {
+            return Ok(());
+        }
+        if is_counted {
+            self.history.add(&ticket.jail, subject, Past { count: ticket.bancount, time: ticket.time });
+        }
+        if let Err(error) = self.store.ban(&ticket.jail, subject, until) {
+            warn!(jail = ticket.jail, ip = %subject, "The ban holds but could not be stored: {error:#}");
+        }
+        Ok(())
+    }
+
+    /// Somebody is banned already, until `until`, and has failed often enough again: the ban lasts as long as a new one
+    /// would (`BanManager.addBanTicket`).
+    fn prolong(&mut self, ticket: &Ticket, until: Until, now: SystemTime) -> Result<()> {
+        info!(jail = ticket.jail, ip = %ticket.subject, "Already banned");
+        let later = ticket.until();
+        if later <= until {
+            return Ok(());
+        }
+        self.enforce(ticket, later, now)?;
+        if let Err(error) = self.store.ban(&ticket.jail, ticket.subject, later) {
+            warn!(jail = ticket.jail, ip = %ticket.subject, "The ban holds but could not be stored: {error:#}");
+        }
+        Ok(())
+    }
+
+    /// Has ban set and kernel hold the ban until then, or leaves both as they were.
+    fn enforce(&mut self, ticket: &Ticket, until: Until, now: SystemTime) -> Result<()> {
+        let (jail, subject) = (ticket.jail.as_str(), ticket.subject);
         let before =
             self.bans.until_of(subject, jail).map(|until| (until, self.bans.scopes_of(subject, jail)));
         let changes = self.bans.add(subject, jail, until, self.scopes.get(jail).copied().unwrap_or_default());
-        if let Err(error) = self.apply(changes, now) {
-            self.refused += 1;
-            // What the kernel does not hold is not banned, whatever the agent would like.
-            let undone = match before {
-                Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
-                None => self.bans.remove(subject, jail),
-            };
-            if let Err(error) = self.apply(undone, now) {
-                error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
-            }
-            return Err(error);
+        let Err(error) = self.apply(changes, now) else { return Ok(()) };
+        self.refused += 1;
+        // What the kernel does not hold is not banned, whatever the agent would like.
+        let undone = match before {
+            Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
+            None => self.bans.remove(subject, jail),
+        };
+        if let Err(error) = self.apply(undone, now) {
+            error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
         }
-        if let Some(jail) = self.jails.get_mut(jail) {
-            jail.banned();
-        }
-        info!(jail, ip = %subject, %until, "Ban");
-        if let Err(error) = self.store.ban(jail, subject, until) {
-            warn!(jail, ip = %subject, "The ban holds but could not be stored: {error:#}");
-        }
-        Ok(())
+        Err(error)
     }
 
     /// Ends the bans of these owners and subjects.
@@ -446,19 +497,20 @@ impl<M: BanMap> Agent<M> {
         let Some(jail) = self.jails.get(name) else {
             return Answer::Error { message: self.no_such_jail(name) };
         };
-        let until = jail.ban_until(now);
+        let length = jail.length();
         let (mut banned, mut refused) = (Vec::new(), Vec::new());
         for &subject in subjects {
+            let mut ticket = Ticket::by_hand(name, subject, now, length);
             let result = match self.must_not_be_banned(name, subject) {
                 Some(reason) => Err(reason),
-                None => self.ban(name, subject, until, now).map_err(|error| format!("{error:#}")),
+                None => self.ban(&mut ticket, now).map_err(|error| format!("{error:#}")),
             };
             match result {
-                Ok(()) => banned.push(subject),
+                Ok(()) => banned.push(Banned { address: subject, until: ticket.until() }),
                 Err(reason) => refused.push(Refused { address: subject, reason }),
             }
         }
-        Answer::BanDone { until, banned, refused }
+        Answer::BanDone { banned, refused }
     }
 
     /// Why `jail` may not ban `subject`, if so.

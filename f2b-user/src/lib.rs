@@ -31,12 +31,17 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod filter;
+pub mod formula;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod history;
+pub mod increment;
 pub mod jail;
+pub mod matches;
 pub mod metrics;
 pub mod net;
 pub mod scope;
 pub mod source;
 pub mod store;
+pub mod ticket;
 pub mod xdp;

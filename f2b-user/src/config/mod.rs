@@ -4,6 +4,7 @@
 //! reader puts jail, filter and actions together. [`Config`] is what the agent runs: the same jails, checked and
 //! compiled; nothing downstream checks a setting again.
 
+mod bantime;
 mod definition;
 pub mod dialect;
 mod glob;
@@ -41,6 +42,7 @@ pub use self::{
 };
 use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
+    increment::Increment,
     scope::Scope,
     source::{charset::Charset, journal::JournalMatch},
 };
@@ -72,6 +74,10 @@ pub struct JailSettings {
     pub maxretry: u32,
     pub findtime: Duration,
     pub bantime: BanTime,
+    /// How known offenders are banned longer; `None`: as everybody.
+    pub increment: Option<Increment>,
+    /// How many of the lines that led to a ban are kept.
+    pub maxmatches: usize,
     pub ignoreip: Vec<IpNet>,
     pub ignoreself: bool,
     /// Where the local times in log files are (`logtimezone`). A journal has none.
@@ -111,7 +117,7 @@ pub struct Config {
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 4] = ["action", "bantime.increment", "ignorecache", "ignorecommand"];
+const NOT_YET: [&str; 3] = ["action", "ignorecache", "ignorecommand"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
@@ -410,6 +416,8 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
         maxretry,
         findtime,
         bantime: ban_time(jail.bantime).with_context(|| place("bantime"))?,
+        increment: bantime::increment(jail)?,
+        maxmatches: bantime::maxmatches(jail)?,
         ignoreip: ignoreip(&jail.ignoreip, &place("ignoreip"))?,
         ignoreself: jail.ignoreself,
         logtimezone: match jail.written.get("logtimezone").filter(|zone| !zone.text.is_empty()) {
@@ -479,7 +487,8 @@ fn ban_time(seconds: f64) -> Result<BanTime> {
     if seconds < 0.0 {
         return Ok(BanTime::Forever);
     }
-    let bantime = Duration::try_from_secs_f64(seconds);
+    // Whole seconds, as fail2ban has it (`BanManager.setBanTime`).
+    let bantime = Duration::try_from_secs_f64(seconds.trunc());
     bantime.map(BanTime::For).context("bantime is longer than time can count; write -1 for a ban without end")
 }
 
@@ -559,6 +568,38 @@ mod tests {
         let warning = &config.warnings[0];
         assert!(warning.starts_with("jail broken is left out: "), "{warning}");
         assert!(warning.ends_with("jail.local:4: maxretry = many is not a number from 1"), "{warning}");
+    }
+
+    #[test]
+    fn known_offenders_are_banned_longer_if_the_formula_is_in_order() {
+        let config =
+            load("[sshd]\nbantime.increment = true\nbantime.maxtime = 5w\nmaxmatches = 0\n").unwrap();
+        let sshd = &config.jails[0];
+        assert_eq!(sshd.increment.as_ref().and_then(Increment::maxtime), Some(3_024_000.0));
+        assert_eq!(sshd.maxmatches, 0);
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        for (text, expected) in [
+            (
+                "bantime.formula = ban.Tim",
+                "jail.local:3: bantime.formula = ban.Tim: ban.Tim is not known; there are ",
+            ),
+            ("bantime.factor = 2 +", "jail.local:3: bantime.factor = 2 +: it ends where a value is expected"),
+            (
+                "bantime.multipliers = 1,2",
+                "jail.local:3: bantime.multipliers = 1,2: \"1,2\" is not a whole number",
+            ),
+            ("bantime.maxtime = long", "jail.local:3: bantime.maxtime: \"long\" is not a time"),
+            ("maxmatches = few", "jail.local:3: maxmatches = few is not a number from 0"),
+        ] {
+            let config = load(&format!("[sshd]\nbantime.increment = true\n{text}\n")).unwrap();
+            let warning = &config.warnings[0];
+            assert!(
+                warning.starts_with("jail sshd is left out: ") && warning.contains(expected),
+                "{warning}"
+            );
+        }
+        let off = load("[sshd]\nbantime.formula = nonsense(\n").unwrap();
+        assert!(off.jails[0].increment.is_none());
     }
 
     #[test]

@@ -38,10 +38,9 @@ pub enum Answer {
     Banned {
         bans: Vec<BanInfo>,
     },
-    /// The end of the new bans, and what was not banned and why.
+    /// The new bans, and what was not banned and why.
     BanDone {
-        until: Until,
-        banned: Vec<Subject>,
+        banned: Vec<Banned>,
         refused: Vec<Refused>,
     },
     /// The addresses that were banned and are free now.
@@ -130,6 +129,13 @@ pub struct BanInfo {
     pub until: Until,
     /// Packets dropped because of it.
     pub packets: u64,
+}
+
+/// An address that was banned.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Banned {
+    pub address: Subject,
+    pub until: Until,
 }
 
 /// An address that was not banned.

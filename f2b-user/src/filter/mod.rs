@@ -87,6 +87,8 @@ pub struct Failure {
     pub time: f64,
     /// What the other groups matched: `user`, `port`, …
     pub fields: Fields,
+    /// The lines that matched, with their dates, if the context keeps them.
+    pub matches: Vec<String>,
 }
 
 impl Failure {
