@@ -29,6 +29,7 @@ use crate::{
     filter::Failure,
     history::{History, Past},
     jail::{Count, Evidence, Ignored, Jail, Outcome},
+    log::{self, event},
     net::{Changes, Net},
     source::{
         self, Batch, Line,
@@ -265,21 +266,21 @@ impl<M: BanMap> Agent<M> {
             return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
         }
         if self.own.allows(ip) {
-            info!(jail = name, %ip, "Ignore: f2b.conf allows it");
-            return;
+            return event::ignored(name, ip, "ip", "f2b.conf allows it");
         }
         let outcome = jail.failure(ip, time, evidence, &self.history, &self.own_addresses, now);
+        let maxretry = jail.settings().maxretry;
         let found = |Count { count, bad }: Count| {
-            info!(jail = name, %ip, user = failure.user(), count, "Found");
+            event::found(name, failure, time, count);
             if let Some((bans, worth)) = bad {
-                info!(jail = name, %ip, bans, worth, "Found, bad");
+                event::found_bad(name, ip, time, bans, worth, worth >= maxretry);
             }
         };
         match outcome {
             Outcome::Counted(count) => found(count),
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
-            Outcome::Ignored(reason) => info!(jail = name, %ip, "Ignore: {reason}"),
-            Outcome::AlreadyOver => info!(jail = name, %ip, "Its ban would be over already"),
+            Outcome::Ignored(reason) => event::ignored(name, ip, reason.source(), reason),
+            Outcome::AlreadyOver => event::expired(name, ip),
             Outcome::Ban(count, mut ticket) => {
                 found(count);
                 let result = match self.bans.until_of(ip.into(), name) {
@@ -308,9 +309,9 @@ impl<M: BanMap> Agent<M> {
         if let Some(jail) = self.jails.get_mut(&ticket.jail) {
             jail.banned();
         }
-        info!(jail = ticket.jail, ip = %subject, %until, "Ban");
+        event::banned(&ticket.jail, subject, until);
         if is_increased {
-            info!(jail = ticket.jail, ip = %subject, count = ticket.bancount, %until, "Increase Ban");
+            event::increased(ticket);
         }
         // One that was read twice is no second one (`incrBanTime`).
         if past.is_some_and(|past| ticket.time <= past.time) {
@@ -328,8 +329,8 @@ impl<M: BanMap> Agent<M> {
     /// Somebody is banned already, until `until`, and has failed often enough again: the ban lasts as long as a new one
     /// would (`BanManager.addBanTicket`).
     fn prolong(&mut self, ticket: &Ticket, until: Until, now: SystemTime) -> Result<()> {
-        info!(jail = ticket.jail, ip = %ticket.subject, "Already banned");
         let later = ticket.until();
+        event::already_banned(&ticket.jail, ticket.subject, later.since(until).as_secs_f64());
         if later <= until {
             return Ok(());
         }
@@ -380,7 +381,7 @@ impl<M: BanMap> Agent<M> {
             if let (Some(jail), Some(ip)) = (self.jails.get_mut(&owner), subject.address()) {
                 jail.forget(ip);
             }
-            info!(jail = owner, ip = %subject, "Unban");
+            event::unbanned(&owner, subject);
             if let Err(error) = self.store.unban(&owner, subject) {
                 warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
             }
@@ -688,6 +689,7 @@ impl<M: BanMap> Agent<M> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut flush_log = signal(SignalKind::user_defined1())?;
         let (calls_in, mut calls) = mpsc::channel::<Call>(CALLS_WAITING);
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
@@ -714,6 +716,10 @@ impl<M: BanMap> Agent<M> {
                 _ = hangup.recv() => {
                     // The error is in the log; nobody waits for an answer.
                     self.reload(SystemTime::now()).is_ok()
+                }
+                _ = flush_log.recv() => {
+                    log::flush();
+                    false
                 }
                 () = until_end(self.next_end()) => {
                     self.expire(SystemTime::now());

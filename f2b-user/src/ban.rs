@@ -71,6 +71,14 @@ impl Until {
         }
     }
 
+    /// By how much it is later than `other`: not at all, if it is earlier or either is for ever.
+    pub fn since(self, other: Self) -> Duration {
+        match (self, other) {
+            (Self::Time(a), Self::Time(b)) => a.duration_since(b).unwrap_or_default(),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether a ban with this end is over at `now`.
     pub fn is_over(self, now: SystemTime) -> bool {
         matches!(self, Self::Time(end) if end <= now)

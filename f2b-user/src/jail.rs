@@ -104,6 +104,18 @@ pub enum Ignored {
     TooOld,
 }
 
+impl Ignored {
+    /// What fail2ban's log names as the reason (`server/filter.py`, `logIgnoreIp`).
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::OwnAddress => "ignoreself rule",
+            Self::IgnoreIp => "ip",
+            Self::NoHost => "no host",
+            Self::TooOld => "findtime",
+        }
+    }
+}
+
 impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -18,6 +18,7 @@
 //! - [`net`]: interfaces, routes and own addresses, from rtnetlink
 //! - [`store`]: what outlives the process: bans and who asked for them (SQLite)
 //! - [`control`]: requests to the running agent, and its answers
+//! - [`log`]: what the agent says, to people and in fail2ban's format; the texts of what happens to addresses
 //! - [`metrics`]: what is counted, as Prometheus reads it
 //! - [`agent`]: one event loop that owns jails, ban set, map and store
 //!
@@ -37,6 +38,7 @@ pub mod fuzz;
 pub mod history;
 pub mod increment;
 pub mod jail;
+pub mod log;
 pub mod matches;
 pub mod metrics;
 pub mod net;

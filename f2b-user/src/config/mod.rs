@@ -39,6 +39,7 @@ use self::{
 pub use self::{
     jail::{ActionOptions, JailOptions, LogPath},
     own::Own,
+    server::LogOptions,
 };
 use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
@@ -114,6 +115,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// f2b's own settings.
     pub own: Own,
+    /// Where the agent's own log goes.
+    pub log: LogOptions,
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
@@ -208,7 +211,8 @@ impl Config {
                 Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
             }
         }
-        Self { origin: resolved.origin.clone(), jails, warnings, own: resolved.own.clone() }
+        let log = LogOptions::new(&resolved.server);
+        Self { origin: resolved.origin.clone(), jails, warnings, own: resolved.own.clone(), log }
     }
 }
 

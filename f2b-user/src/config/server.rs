@@ -4,6 +4,21 @@ use anyhow::{Result, bail};
 
 use super::dialect::{Options, Tree};
 
+/// What `fail2ban.conf` says about the log, as written.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogOptions {
+    pub loglevel: Option<String>,
+    pub logtarget: Option<String>,
+    pub syslogsocket: Option<String>,
+}
+
+impl LogOptions {
+    pub(super) fn new(server: &Options) -> Self {
+        let text = |name: &str| server.get(name).map(|value| value.text.clone());
+        Self { loglevel: text("loglevel"), logtarget: text("logtarget"), syslogsocket: text("syslogsocket") }
+    }
+}
+
 const DEFINITION: [&str; 9] = [
     "loglevel",
     "logtarget",
