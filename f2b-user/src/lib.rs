@@ -17,6 +17,7 @@
 //! - [`xdp`]: the only user of aya: load, attach, pin, insert, remove, counters
 //! - [`net`]: interfaces, routes and own addresses, from rtnetlink
 //! - [`store`]: what outlives the process: bans and who asked for them (SQLite)
+//! - [`action`]: fail2ban's actions (mails, reports): commands run beside the ban, never in front of it
 //! - [`control`]: requests to the running agent, and its answers
 //! - [`log`]: what the agent says, to people and in fail2ban's format; the texts of what happens to addresses
 //! - [`metrics`]: what is counted, as Prometheus reads it
@@ -26,6 +27,7 @@
 //! `xdp`; a second place that renders a journal entry or decides a ban; a process spawned between a failure and its
 //! ban.
 
+pub mod action;
 pub mod agent;
 pub mod ban;
 pub mod cli;

@@ -4,6 +4,7 @@
 //! reader puts jail, filter and actions together. [`Config`] is what the agent runs: the same jails, checked and
 //! compiled; nothing downstream checks a setting again.
 
+pub(crate) mod action;
 mod bantime;
 mod definition;
 pub mod dialect;
@@ -31,15 +32,16 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 use jiff::tz::TimeZone;
 
+pub use self::{
+    action::{ActionKind, ActionSettings, CommandSettings, Family, Operation, SmtpSettings},
+    jail::{ActionOptions, JailOptions, LogPath},
+    own::Own,
+    server::LogOptions,
+};
 use self::{
     dialect::{BUILT_IN, DEFAULT, Options, Place, Tree, Value},
     jail::{JailReader, Trouble},
     scope::Services,
-};
-pub use self::{
-    jail::{ActionOptions, JailOptions, LogPath},
-    own::Own,
-    server::LogOptions,
 };
 use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
