@@ -20,8 +20,9 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    action::{Actions, Info, JailInfo},
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
-    config::{Config, LogPath, LogSource, Own},
+    config::{BanTime, Config, LogPath, LogSource, Own},
     control::{
         Answer, BanInfo, Banned, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
@@ -37,7 +38,7 @@ use crate::{
         journal::{self, Position},
     },
     store::Store,
-    ticket::Ticket,
+    ticket::{Length, Ticket},
     xdp::BanMap,
 };
 
@@ -51,6 +52,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(30);
 const STORE_POSITIONS: Duration = Duration::from_secs(1);
 /// A line that claims to be from later than this from now was written by a clock that is wrong.
 const FUTURE: Duration = Duration::from_secs(60);
+/// How many of the bans that are put back are logged one by one.
+const RESTORED_IN_LOG: usize = 10_000;
 /// Ends that differ by less are the same end: the kernel's clock and the wall clock are read at different moments.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,7 @@ pub struct Agent<M> {
     jails: BTreeMap<String, Jail>,
     bans: BanSet,
     map: M,
+    actions: Actions,
     store: Store,
     /// Earlier bans, if a jail goes by them.
     history: History,
@@ -98,6 +102,7 @@ impl<M: BanMap> Agent<M> {
             jails,
             bans: BanSet::default(),
             map,
+            actions: Actions::none(),
             store,
             history: History::default(),
             own_addresses: Vec::new(),
@@ -114,6 +119,14 @@ impl<M: BanMap> Agent<M> {
     #[must_use]
     pub fn dry_run(mut self) -> Self {
         self.dry_run = true;
+        self
+    }
+
+    /// Has these run the jails' actions; for before [`restore`](Self::restore).
+    #[must_use]
+    pub fn with_actions(mut self, actions: Actions) -> Self {
+        self.actions = actions;
+        self.set_actions();
         self
     }
 
@@ -165,16 +178,19 @@ impl<M: BanMap> Agent<M> {
             }
         }
         let bans = &self.bans;
-        let mut restored = 0;
+        let mut put_back = Vec::new();
         let missing = bans.subjects().into_iter().filter_map(|subject| {
             let steps = bans.steps(subject);
             let held = in_kernel.get(&subject).map(Vec::as_slice).unwrap_or_default();
             let is_missing = !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS));
-            restored += usize::from(is_missing);
-            is_missing.then_some((subject, steps))
+            is_missing.then(|| {
+                put_back.push(subject);
+                (subject, steps)
+            })
         });
-        for (subject, error) in self.map.set_all(missing, now)? {
-            restored -= 1;
+        let refused = self.map.set_all(missing, now)?;
+        for (subject, error) in &refused {
+            let subject = *subject;
             self.refused += 1;
             error!(ip = %subject, "Not restored: {error:#}");
             // It stays in the store: the next start may have room for it.
@@ -183,17 +199,84 @@ impl<M: BanMap> Agent<M> {
             }
         }
         self.allow_everywhere_ignored();
+        self.tell_of_restored(&put_back);
         if !self.bans.is_empty() {
             let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
                 bans,
                 in_kernel,
-                put_back = restored,
+                put_back = put_back.len() - refused.len(),
                 unrecorded = adopted,
                 "Bans of the agent before go on"
             );
         }
         Ok(())
+    }
+
+    /// Logs the bans that are put back, as many as anybody would read, and tells the actions of all that go on.
+    fn tell_of_restored(&self, put_back: &[Subject]) {
+        for subject in put_back.iter().take(RESTORED_IN_LOG) {
+            for owner in self.bans.owners(*subject) {
+                if let Some(until) = self.bans.until_of(*subject, &owner) {
+                    event::restored(&owner, *subject, until);
+                }
+            }
+        }
+        for (subject, owner, until) in
+            self.bans.iter().filter(|(_, owner, _)| self.actions.of(owner).is_some())
+        {
+            let mut ticket = self.ticket_at(owner, subject, SystemTime::now());
+            if let (Until::Time(end), Length::For(seconds)) = (until, ticket.bantime) {
+                ticket.time = end.checked_sub(Duration::from_secs_f64(seconds)).unwrap_or(ticket.time);
+            }
+            ticket.restored = true;
+            self.act(&ticket, Actions::ban);
+        }
+    }
+
+    /// Has every jail's actions be those of its settings.
+    fn set_actions(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for (name, jail) in &self.jails {
+            let ticket = |subject| self.ticket_at(name, subject, SystemTime::now());
+            let bans = || self.bans.of(name).into_iter().map(ticket).collect();
+            actions.jail(self.jail_info(name), &jail.settings().actions, bans);
+        }
+        self.actions = actions;
+    }
+
+    /// Has the actions of its jail do something about a ban, if it has any.
+    fn act(&self, ticket: &Ticket, what: fn(&Actions, Info)) {
+        if let Some(needs) = self.actions.of(&ticket.jail) {
+            let jail =
+                if needs.numbers { self.jail_info(&ticket.jail) } else { self.jail_name(&ticket.jail) };
+            what(&self.actions, Info::of(ticket.clone(), jail));
+        }
+    }
+
+    fn jail_name(&self, name: &str) -> JailInfo {
+        let bantime = self.jails.get(name).and_then(|jail| match jail.settings().bantime {
+            BanTime::For(bantime) => Some(bantime),
+            BanTime::Forever => None,
+        });
+        JailInfo { name: name.to_owned(), bantime, ..JailInfo::default() }
+    }
+
+    fn jail_info(&self, name: &str) -> JailInfo {
+        let Some(jail) = self.jails.get(name) else { return self.jail_name(name) };
+        JailInfo {
+            banned: self.bans.of(name).len(),
+            banned_total: jail.total_banned(),
+            found: jail.currently_failed(),
+            found_total: jail.total_failed(),
+            ..self.jail_name(name)
+        }
+    }
+
+    /// What is known of a ban without its history.
+    fn ticket_at(&self, owner: &str, subject: Subject, time: SystemTime) -> Ticket {
+        let length = self.jails.get(owner).map_or(Length::Forever, Jail::length);
+        Ticket::by_hand(owner, subject, time, length)
     }
 
     /// Gives the jails' scopes their numbers in the kernel; `in_use` are those that bans have there. A jail whose ports
@@ -310,8 +393,10 @@ impl<M: BanMap> Agent<M> {
             jail.banned();
         }
         event::banned(&ticket.jail, subject, until);
+        self.act(ticket, Actions::ban);
         if is_increased {
             event::increased(ticket);
+            self.act(ticket, Actions::prolong);
         }
         // One that was read twice is no second one (`incrBanTime`).
         if past.is_some_and(|past| ticket.time <= past.time) {
@@ -382,6 +467,7 @@ impl<M: BanMap> Agent<M> {
                 jail.forget(ip);
             }
             event::unbanned(&owner, subject);
+            self.act(&self.ticket_at(&owner, subject, now), Actions::unban);
             if let Err(error) = self.store.unban(&owner, subject) {
                 warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
             }
@@ -577,6 +663,10 @@ impl<M: BanMap> Agent<M> {
         let unnumbered = self.number_scopes(self.bans.scopes());
         let gone = self.owners_without_jail();
         self.unban(gone, now);
+        for name in old.keys() {
+            self.actions.remove(name);
+        }
+        self.set_actions();
         self.rescope(now);
         if config.own.at_start() != self.own.at_start() {
             warn!("interfaces, mode, max_bans and log_drops of f2b.conf take effect at the next start");
@@ -618,6 +708,7 @@ impl<M: BanMap> Agent<M> {
             Ok(addresses) => self.own_addresses = addresses,
             Err(error) => warn!("Own addresses are not known anew: {error:#}"),
         }
+        self.actions.report();
         for (name, jail) in &mut self.jails {
             jail.sweep(now);
             // Here and not at each line: a flood of such lines must not become a flood of warnings.
@@ -705,6 +796,7 @@ impl<M: BanMap> Agent<M> {
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
                     self.store_positions();
+                    std::mem::take(&mut self.actions).stop().await;
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");

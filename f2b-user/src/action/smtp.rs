@@ -18,7 +18,7 @@ const PORT: u16 = 25;
 
 /// The action at work.
 #[derive(Debug)]
-pub struct Smtp {
+pub(super) struct Smtp {
     settings: SmtpSettings,
 }
 
@@ -30,23 +30,23 @@ struct Mail {
 }
 
 impl Smtp {
-    pub fn new(settings: SmtpSettings) -> Self {
+    pub(super) fn new(settings: SmtpSettings) -> Self {
         Self { settings }
     }
 
-    pub fn settings(&self) -> &SmtpSettings {
+    pub(super) fn settings(&self) -> &SmtpSettings {
         &self.settings
     }
 
-    pub async fn start(&self, info: &Info) -> Result<(), String> {
+    pub(super) async fn start(&self, info: &Info) -> Result<(), String> {
         self.send(about_jail(&info.jail.name, "started", "has been started successfully")).await
     }
 
-    pub async fn stop(&self, info: &Info) -> Result<(), String> {
+    pub(super) async fn stop(&self, info: &Info) -> Result<(), String> {
         self.send(about_jail(&info.jail.name, "stopped", "has been stopped")).await
     }
 
-    pub async fn ban(&self, info: &Info) -> Result<(), String> {
+    pub(super) async fn ban(&self, info: &Info) -> Result<(), String> {
         self.send(self.about_ban(info)).await
     }
 

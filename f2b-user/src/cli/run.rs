@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use super::Global;
 use crate::{
+    action::Actions,
     agent::Agent,
     config::{Config, Own},
     control::server::ControlSocket,
@@ -101,7 +102,8 @@ impl Run {
                 Store::in_memory().context("opening a store in memory")?
             }
         };
-        let mut agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
+        let agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
+        let mut agent = agent.with_actions(Actions::start()?);
         agent.restore(SystemTime::now())?;
         agent.map().attach()?;
         agent.run(socket, net).await

@@ -87,6 +87,8 @@ pub struct JailSettings {
     pub logtimezone: TimeZone,
     /// What its bans cover; nothing if the jail has actions, but no firewall among them.
     pub scopes: Vec<Scope>,
+    /// What else is done about a ban: its actions that are no firewall's.
+    pub actions: Vec<ActionSettings>,
 }
 
 /// What the files say: every enabled jail with all of its options.
@@ -122,7 +124,7 @@ pub struct Config {
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 3] = ["action", "ignorecache", "ignorecommand"];
+const NOT_YET: [&str; 2] = ["ignorecache", "ignorecommand"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
@@ -208,7 +210,9 @@ impl Config {
             match settings(jail, &services) {
                 Ok(settings) => {
                     warnings.extend(without_effect.clone());
-                    jails.push(settings);
+                    let (actions, not_run) = action::actions(&jail.name, &jail.actions);
+                    warnings.extend(not_run);
+                    jails.push(JailSettings { actions, ..settings });
                 }
                 Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
             }
@@ -431,6 +435,7 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
             None => TimeZone::system(),
         },
         scopes: scope::scopes(jail, services)?,
+        actions: Vec::new(),
     })
 }
 
