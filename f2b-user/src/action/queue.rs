@@ -295,7 +295,8 @@ impl Worker {
     fn set_jail(self: &Rc<Self>, info: JailInfo, settings: Vec<ActionSettings>, bans: Vec<Ticket>) {
         let jail = Rc::clone(self.jails.borrow_mut().entry(info.name.clone()).or_default());
         let kept = jail.tickets.take().unwrap_or_default();
-        let bans: Vec<_> = bans.into_iter().map(|ban| kept.get(&ban.subject).cloned().unwrap_or(ban)).collect();
+        let bans: Vec<_> =
+            bans.into_iter().map(|ban| kept.get(&ban.subject).cloned().unwrap_or(ban)).collect();
         *jail.tickets.borrow_mut() = needs_ticket(&settings).then_some(kept);
         let name = info.name.clone();
         *jail.info.borrow_mut() = info;
