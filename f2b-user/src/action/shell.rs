@@ -208,7 +208,8 @@ mod tests {
     fn a_script_succeeds_or_fails() {
         assert!(run("true", &[], 10.0) && !run("false", &[], 10.0) && !run("nonexistent_command", &[], 10.0));
         assert!(run("", &[], 10.0));
-        assert!(run("x=$0 y=$1 \n[ \"$x$y\" = \"; exit 1 $(id)\" ]", &["; exit 1", " $(id)"], 10.0));
+        let script = "x=$0 y=$1 \n[ \"$x$y\" = '; exit 1 $(id)' ]";
+        assert!(run(script, &["; exit 1", " $(id)"], 10.0));
     }
 
     #[test]

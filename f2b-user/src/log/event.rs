@@ -157,8 +157,10 @@ pub struct Duration(pub f64);
 
 impl Display for Duration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        /// Up to which length a unit is good enough to count in, that unit, and those to write.
-        const SCALES: [(f64, u64, &[(u64, &str)]); 5] = [
+        /// Seconds, and what so many are called.
+        type Units = &'static [(u64, &'static str)];
+        /// From which length on it is good enough to count in which unit, and the units to write.
+        const SCALES: [(f64, u64, Units); 5] = [
             (31_536_000.0, 86_400, &[(31_536_000, "y"), (604_800, "w"), (86_400, "d")]),
             (604_800.0, 3_600, &[(604_800, "w"), (86_400, "d"), (3_600, "h")]),
             (86_400.0, 60, &[(86_400, "d"), (3_600, "h"), (60, "m")]),

@@ -8,24 +8,25 @@ use tracing::{
     level_filters::LevelFilter,
     subscriber::Interest,
 };
-use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::{
+    layer::{Context, Layer},
+    registry::LookupSpan,
+};
 
 use super::{Level, event::FAIL2BAN, format::Record, sink::Sink};
 
 /// Hands what is severe enough to the sink.
-pub(super) struct Fail2banLayer {
+struct Fail2banLayer {
     level: Level,
     sink: Sink,
 }
 
-impl Fail2banLayer {
-    /// A layer with its filter.
-    pub(super) fn new<S: Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>>(
-        level: Level,
-        sink: Sink,
-    ) -> impl Layer<S> {
-        Self { level, sink }.with_filter(MinimumLevel(level))
-    }
+/// The layer with its filter.
+pub(super) fn layer<S>(level: Level, sink: Sink) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    Fail2banLayer { level, sink }.with_filter(MinimumLevel(level))
 }
 
 /// Lets through what is at least as severe.

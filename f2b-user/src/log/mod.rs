@@ -31,7 +31,7 @@ use tracing_subscriber::{
 };
 
 pub use self::level::Level;
-use self::{format::Format, layer::Fail2banLayer, sink::Sink};
+use self::{format::Format, sink::Sink};
 use crate::config::LogOptions;
 
 /// Where Linux has syslog's socket (`syslogsocket = auto`).
@@ -170,7 +170,7 @@ impl Log {
             layer.with_writer(io::stderr).with_filter(filter)
         });
         let sink = settings.target.clone().map(Sink::start).transpose()?;
-        let fail2ban = sink.clone().map(|sink| Fail2banLayer::new(settings.level, sink));
+        let fail2ban = sink.clone().map(|sink| layer::layer(settings.level, sink));
         let subscriber = tracing_subscriber::registry().with(people).with(fail2ban);
         if subscriber.try_init().is_ok()
             && let Some(sink) = sink
