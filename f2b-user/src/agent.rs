@@ -35,7 +35,7 @@ use crate::{
         file::{self, Watch},
         journal::{self, Position},
     },
-    store::Store,
+    store::{Store, Stored, StoredBan},
     ticket::Ticket,
     xdp::BanMap,
 };
@@ -48,6 +48,8 @@ const CALLS_WAITING: usize = 16;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How often it is stored up to where the logs were read.
 const STORE_POSITIONS: Duration = Duration::from_secs(1);
+/// How often the store forgets what is too old (`ObserverThread.__db_purge_interval`).
+const PURGE: Duration = Duration::from_secs(3600);
 /// A line that claims to be from later than this from now was written by a clock that is wrong.
 const FUTURE: Duration = Duration::from_secs(60);
 /// Ends that differ by less are the same end: the kernel's clock and the wall clock are read at different moments.
@@ -124,12 +126,12 @@ impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
-        let positions = self.store.positions().unwrap_or_else(|error| {
-            warn!("It is not known up to where the logs were read: {error:#}");
-            Vec::new()
-        });
+        let Stored { bans: stored_bans, history, positions } = self.store.take_stored();
         let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
         self.positions = positions.into_iter().map(stored).collect();
+        if self.goes_by_history() {
+            self.history = history;
+        }
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
         let mut over = Vec::new();
@@ -144,13 +146,9 @@ impl<M: BanMap> Agent<M> {
         }
         self.apply(over, now)?;
         self.number_scopes(in_use);
-        let stored = self.store.bans(now).unwrap_or_else(|error| {
-            error!("The stored bans cannot be read; only those in the kernel go on: {error:#}");
-            Vec::new()
-        });
-        for ban in stored {
+        for ban in stored_bans {
             // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
-            if let Some(scopes) = self.scopes.get(&ban.owner) {
+            if let Some(scopes) = self.scopes.get(&*ban.owner) {
                 self.bans.add(ban.subject, &ban.owner, ban.until, *scopes);
             }
         }
@@ -319,9 +317,7 @@ impl<M: BanMap> Agent<M> {
         if is_counted {
             self.history.add(&ticket.jail, subject, Past { count: ticket.bancount, time: ticket.time });
         }
-        if let Err(error) = self.store.ban(&ticket.jail, subject, until) {
-            warn!(jail = ticket.jail, ip = %subject, "The ban holds but could not be stored: {error:#}");
-        }
+        self.store.ban(ticket);
         Ok(())
     }
 
@@ -334,9 +330,14 @@ impl<M: BanMap> Agent<M> {
             return Ok(());
         }
         self.enforce(ticket, later, now)?;
-        if let Err(error) = self.store.ban(&ticket.jail, ticket.subject, later) {
-            warn!(jail = ticket.jail, ip = %ticket.subject, "The ban holds but could not be stored: {error:#}");
-        }
+        let past = self.history.of(&ticket.jail, ticket.subject);
+        self.store.add(StoredBan {
+            owner: ticket.jail.as_str().into(),
+            subject: ticket.subject,
+            until: later,
+            started: past.map_or(ticket.time, |past| past.time),
+            bancount: past.map_or(1, |past| past.count),
+        });
         Ok(())
     }
 
@@ -381,9 +382,6 @@ impl<M: BanMap> Agent<M> {
                 jail.forget(ip);
             }
             info!(jail = owner, ip = %subject, "Unban");
-            if let Err(error) = self.store.unban(&owner, subject) {
-                warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
-            }
         }
     }
 
@@ -425,6 +423,7 @@ impl<M: BanMap> Agent<M> {
             Request::Status => self.status(),
             Request::JailStatus { jail } => self.jail_status(&jail),
             Request::Banned => self.banned(now),
+            Request::JailBans { jail } => self.jail_bans(&jail),
             Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
             Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
             Request::UnbanAll => {
@@ -471,6 +470,12 @@ impl<M: BanMap> Agent<M> {
             total_banned: jail.total_banned(),
             banned,
         }))
+    }
+
+    fn jail_bans(&self, name: &str) -> Result<Answer> {
+        self.jails.get(name).with_context(|| self.no_such_jail(name))?;
+        let ban = |address| Some(Banned { address, until: self.bans.until_of(address, name)? });
+        Ok(Answer::JailBans { bans: self.bans.of(name).into_iter().filter_map(ban).collect() })
     }
 
     fn banned(&self, now: SystemTime) -> Result<Answer> {
@@ -542,6 +547,10 @@ impl<M: BanMap> Agent<M> {
                 freed.push(subject);
             }
             bans.extend(owners.into_iter().map(|owner| (owner, subject)));
+        }
+        for (owner, subject) in &bans {
+            self.history.remove(owner, *subject);
+            self.store.unban(owner, *subject);
         }
         self.unban(bans, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
@@ -645,12 +654,36 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn store_positions(&mut self) {
+        let now = SystemTime::now();
         for (source, position) in self.positions.iter_mut().filter(|(_, position)| !position.is_stored) {
-            match self.store.set_position(source, &position.text) {
-                Ok(()) => position.is_stored = true,
-                Err(error) => warn!("Up to where {source} was read could not be stored: {error:#}"),
-            }
+            self.store.set_position(source, &position.text, now);
+            position.is_stored = true;
         }
+        if self.store.needs_all() {
+            self.store_all(now);
+        }
+    }
+
+    /// Tells the store everything, after it has lost something.
+    fn store_all(&mut self, now: SystemTime) {
+        let bans = self.bans.iter().filter(|(_, owner, _)| !owner.starts_with(KERNEL));
+        let stored = bans.map(|(subject, owner, until)| {
+            let past = self.history.of(owner, subject);
+            StoredBan {
+                owner: owner.into(),
+                subject,
+                until,
+                started: past.map_or(now, |past| past.time),
+                bancount: past.map_or(1, |past| past.count),
+            }
+        });
+        self.store.all(stored.collect(), now);
+        self.positions.values_mut().for_each(|position| position.is_stored = false);
+    }
+
+    /// Whether earlier bans matter to any jail.
+    fn goes_by_history(&self) -> bool {
+        self.jails.values().any(|jail| jail.settings().increment.is_some())
     }
 
     /// Starts to read behind what was decided on. At the start of the agent, the failures of the find window before it
@@ -695,6 +728,7 @@ impl<M: BanMap> Agent<M> {
         let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
         let mut storing = interval(STORE_POSITIONS);
+        let mut purging = interval(PURGE);
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
         loop {
@@ -703,6 +737,7 @@ impl<M: BanMap> Agent<M> {
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
                     self.store_positions();
+                    self.store.flush();
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");
@@ -733,6 +768,10 @@ impl<M: BanMap> Agent<M> {
                 }
                 _ = housekeeping.tick() => {
                     self.housekeeping(net.own_addresses().await, SystemTime::now());
+                    false
+                }
+                _ = purging.tick() => {
+                    self.store.purge(SystemTime::now());
                     false
                 }
                 _ = storing.tick() => {

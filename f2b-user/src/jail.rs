@@ -10,7 +10,6 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    ban::{Subject, Until},
     config::{BanTime, JailSettings},
     filter::{self, Failure, Fields},
     history::History,
@@ -416,7 +415,7 @@ impl Jail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::test_settings, history::Past};
+    use crate::{ban::Until, config::test_settings, history::Past};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)

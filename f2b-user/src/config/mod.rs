@@ -39,6 +39,7 @@ use self::{
 pub use self::{
     jail::{ActionOptions, JailOptions, LogPath},
     own::Own,
+    server::StoreSettings,
 };
 use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
@@ -98,6 +99,8 @@ pub struct Resolved {
     pub warnings: Vec<String>,
     /// What `fail2ban.conf` says about the server itself: `loglevel`, `logtarget`, `dbfile`, …
     pub server: Options,
+    /// What it says about the store.
+    pub store: StoreSettings,
     /// What `f2b.conf` says.
     pub own: Own,
     /// By jail, in the order of `jails`.
@@ -112,6 +115,8 @@ pub struct Config {
     pub jails: Vec<JailSettings>,
     /// What was left out and why, a sentence each.
     pub warnings: Vec<String>,
+    /// What survives the agent.
+    pub store: StoreSettings,
     /// f2b's own settings.
     pub own: Own,
 }
@@ -150,6 +155,7 @@ impl Resolved {
             jails: Vec::new(),
             left_out: Vec::new(),
             warnings: Vec::new(),
+            store: server::store(&server)?,
             server,
             own: own::read(tree)?,
             without_effect: Vec::new(),
@@ -208,7 +214,13 @@ impl Config {
                 Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
             }
         }
-        Self { origin: resolved.origin.clone(), jails, warnings, own: resolved.own.clone() }
+        Self {
+            origin: resolved.origin.clone(),
+            jails,
+            warnings,
+            store: resolved.store.clone(),
+            own: resolved.own.clone(),
+        }
     }
 }
 
@@ -600,6 +612,24 @@ mod tests {
         }
         let off = load("[sshd]\nbantime.formula = nonsense(\n").unwrap();
         assert!(off.jails[0].increment.is_none());
+    }
+
+    #[test]
+    fn fail2ban_conf_says_what_is_remembered() {
+        let read = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("fail2ban.local"), format!("[Definition]\n{text}\n")).unwrap();
+            Config::load(Some(dir.path())).map(|config| config.store)
+        };
+        let store = read("dbfile = None\ndbpurgeage = 2d\ndbmaxmatches = 3").unwrap();
+        let day = Duration::from_secs(86_400);
+        assert_eq!((store.is_on, store.purgeage, store.maxmatches), (false, 2 * day, 3));
+        assert_eq!(read("dbfile = /var/lib/fail2ban/fail2ban.sqlite3").unwrap(), StoreSettings::default());
+        let error = format!("{:#}", read("dbpurgeage = -1").unwrap_err());
+        assert!(
+            error.ends_with("fail2ban.local:2: dbpurgeage = -1 cannot be; write for example 1d"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -21,10 +21,21 @@ const MAX_FRAME: u64 = 256 * 1024 * 1024;
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
     Status,
-    JailStatus { jail: String },
+    JailStatus {
+        jail: String,
+    },
     Banned,
-    Ban { jail: String, addresses: Vec<Subject> },
-    Unban { addresses: Vec<Subject> },
+    /// Those of one jail, with the jail's own ends.
+    JailBans {
+        jail: String,
+    },
+    Ban {
+        jail: String,
+        addresses: Vec<Subject>,
+    },
+    Unban {
+        addresses: Vec<Subject>,
+    },
     UnbanAll,
     Reload,
 }
@@ -37,6 +48,10 @@ pub enum Answer {
     JailStatus(JailStatus),
     Banned {
         bans: Vec<BanInfo>,
+    },
+    /// Soonest end first.
+    JailBans {
+        bans: Vec<Banned>,
     },
     /// The new bans, and what was not banned and why.
     BanDone {

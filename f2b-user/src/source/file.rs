@@ -66,6 +66,11 @@ pub fn source(path: &Path) -> String {
     format!("file:{}", path.display())
 }
 
+/// The file whose position is stored by this name.
+pub fn path_of(source: &str) -> Option<&Path> {
+    source.strip_prefix("file:").map(Path::new)
+}
+
 /// Up to where a file was read, in a form that survives the process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Position {
