@@ -56,8 +56,10 @@ def operand(dice, depth):
     if kind < 0.65:
         return "%s %s %s" % (sub(), dice.choice(["<<", ">>"]), dice.choice(["1", "3", "ban.Count", "0", "20", "70"]))
     if kind < 0.7:
-        return "%s ** %s" % (dice.choice(["2", "ban.Count", "1.5", "-2", "(-3)", "10", "0"]),
-                             dice.choice(["2", "3", "-1", "0.5", "ban.Count", "-2", "0", "20", "2 ** 2"]))
+        # No roots of negative numbers: ours has no complex ones, and no ban lasts so long.
+        base = dice.choice(["2", "ban.Count", "1.5", "-2", "(-3)", "10", "0"])
+        exponents = ["2", "3", "-1", "ban.Count", "-2", "0", "20", "2 ** 2"] + ["0.5"] * (base != "(-3)")
+        return "%s ** %s" % (base, dice.choice(exponents))
     if kind < 0.78:
         return "%s %s %s" % (sub(), dice.choice(["<", "<=", "==", "!=", ">", ">=", "and", "or"]), sub())
     if kind < 0.8:
@@ -108,6 +110,7 @@ def failures():
             MyTime.setTime(time)
             for jail in jails.values():
                 jail.actions._Actions__checkUnBan(1000000)
+                jail.filter.performSvc(force=True)
             jail = jails[name]
             jail.filter.processLine = lambda line, date: [(None, IPAddr(ip), time, {"matches": [line]})]
             jail.filter.processLineAndAdd("%s failed" % ip, time)

@@ -4,7 +4,7 @@
 //! then store, then log.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -20,6 +20,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    ask::{self, Known, Questions, Settled, Waiting},
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
     config::{Config, LogPath, LogSource, Own},
     control::{
@@ -48,6 +49,8 @@ const CALLS_WAITING: usize = 16;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How often it is stored up to where the logs were read.
 const STORE_POSITIONS: Duration = Duration::from_secs(1);
+/// How often the names and files of `ignoreip` are looked at again.
+const REFRESH: Duration = Duration::from_secs(60);
 /// How often the store forgets what is too old (`ObserverThread.__db_purge_interval`).
 const PURGE: Duration = Duration::from_secs(3600);
 /// A line that claims to be from later than this from now was written by a clock that is wrong.
@@ -64,6 +67,8 @@ pub struct Agent<M> {
     store: Store,
     /// Earlier bans, if a jail goes by them.
     history: History,
+    /// What must be asked before failures count.
+    questions: Questions,
     own_addresses: Vec<IpAddr>,
     /// What each jail's bans cover.
     scopes: BTreeMap<String, Scopes>,
@@ -101,6 +106,7 @@ impl<M: BanMap> Agent<M> {
             map,
             store,
             history: History::default(),
+            questions: Questions::default(),
             own_addresses: Vec::new(),
             scopes: BTreeMap::new(),
             own: config.own,
@@ -232,12 +238,10 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn ignored_everywhere(&self) -> Vec<IpNet> {
-        let mut lists = self.jails.values().map(|jail| &jail.settings().ignoreip);
-        let Some(first) = lists.next() else {
-            return Vec::new();
-        };
-        let others: Vec<_> = lists.collect();
-        first.iter().filter(|net| others.iter().all(|list| list.contains(net))).copied().collect()
+        let lists = self.jails.values().map(|jail| {
+            jail.settings().ignoreip.iter().chain(jail.also_ignored()).copied().collect::<BTreeSet<_>>()
+        });
+        lists.reduce(|all, list| &all & &list).into_iter().flatten().collect()
     }
 
     /// Takes a line through filter and jail, and bans if that is what it comes to. A replayed line is only counted.
@@ -246,20 +250,118 @@ impl<M: BanMap> Agent<M> {
             return;
         };
         for failure in jail.find(&line.text, line.time, now) {
-            self.failure(line, &failure, replayed, now);
+            self.failure(line, failure, replayed, now);
         }
     }
 
-    /// Charges a failure to its address. A host name has none: names are not resolved yet.
-    fn failure(&mut self, line: &Line, failure: &Failure, replayed: bool, now: SystemTime) {
-        let (Some(jail), Some(ip)) = (self.jails.get_mut(&line.jail), failure.ip) else {
-            return;
-        };
-        let name = line.jail.as_str();
+    /// Charges a failure to its address, as soon as all is known that must be asked.
+    fn failure(&mut self, line: &Line, failure: Failure, replayed: bool, now: SystemTime) {
         let time = line.time.unwrap_or_else(|| source::time(failure.time));
         let time = if time > now + FUTURE { now } else { time };
+        let waiting = Waiting { jail: line.jail.clone(), failure, time, replayed };
+        match waiting.failure.ip {
+            Some(ip) => self.check(waiting, ip, now),
+            None if waiting.failure.is_name => {
+                if let Known::Now(addresses, waiting) = self.questions.resolve(waiting, now) {
+                    self.resolved(waiting, &addresses, now);
+                }
+            }
+            // Something else than an address, which the kernel cannot drop.
+            None => {}
+        }
+    }
+
+    /// Charges the addresses of a host name.
+    fn resolved(&mut self, waiting: Waiting, addresses: &[IpAddr], now: SystemTime) {
+        let warns = self.jails.get(&waiting.jail).is_some_and(|jail| jail.settings().warns_of_dns);
+        if warns && !addresses.is_empty() {
+            warn!(
+                jail = waiting.jail,
+                "Determined IP using DNS Lookup: {} = {addresses:?}", waiting.failure.fid
+            );
+        }
+        for &ip in addresses {
+            let failure = Failure { fid: ip.to_string(), ip: Some(ip), ..waiting.failure.clone() };
+            self.check(Waiting { failure, ..waiting.clone() }, ip, now);
+        }
+    }
+
+    /// Charges a failure unless it is ignored (`Filter.inIgnoreIPList`).
+    fn check(&mut self, waiting: Waiting, ip: IpAddr, now: SystemTime) {
+        let Some(jail) = self.jails.get(&waiting.jail) else { return };
+        let ignore = &jail.settings().ignore;
+        let asks = ignore.command.is_some()
+            || ignore.cache.is_some()
+            || !ignore.names.is_empty()
+            || !ignore.files.is_empty();
+        // What was decided on before adds up to no ban, and is not asked for again.
+        if !asks || waiting.replayed {
+            return self.charge(&waiting, ip, now);
+        }
+        if jail.ignores(ip, &self.own_addresses).is_some() {
+            self.questions.remember(ignore, &waiting, ip, true, now);
+            return self.charge(&waiting, ip, now);
+        }
+        match self.questions.check(ignore, waiting, ip, now) {
+            Known::Now(true, waiting) => debug!(jail = waiting.jail, %ip, "Ignored as before"),
+            Known::Now(false, waiting) => self.charge(&waiting, ip, now),
+            Known::Later => {}
+        }
+    }
+
+    /// Goes on with the failures that have waited for this answer.
+    pub fn answered(&mut self, answer: ask::Answer, now: SystemTime) {
+        match self.questions.settle(answer, now) {
+            Settled::Resolved(all, addresses) => {
+                all.into_iter().for_each(|waiting| self.resolved(waiting, &addresses, now));
+            }
+            Settled::Checked(all, is_ignored) => {
+                for waiting in all {
+                    let (Some(ip), Some(jail)) = (waiting.failure.ip, self.jails.get(&waiting.jail)) else {
+                        continue;
+                    };
+                    self.questions.remember(&jail.settings().ignore, &waiting, ip, is_ignored, now);
+                    if is_ignored {
+                        info!(jail = waiting.jail, %ip, "Ignore: ignorecommand says so");
+                    } else {
+                        self.charge(&waiting, ip, now);
+                    }
+                }
+            }
+            Settled::Ignored { jail: name, nets, problems, waiting } => {
+                for problem in problems {
+                    warn!(jail = name, "ignoreip: {problem}");
+                }
+                if let Some(jail) = self.jails.get_mut(&name)
+                    && (!jail.knows_all_ignored() || jail.also_ignored() != nets)
+                {
+                    jail.also_ignore(nets);
+                    self.allow_everywhere_ignored();
+                }
+                for waiting in waiting {
+                    if let Some(ip) = waiting.failure.ip {
+                        self.check(waiting, ip, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks who stands behind the names and files of `ignoreip`.
+    fn refresh_ignored(&mut self) {
+        for jail in self.jails.values() {
+            let before = jail.also_ignored().to_vec();
+            self.questions.refresh(jail.settings(), before, !jail.knows_all_ignored());
+        }
+    }
+
+    /// Charges a failure to its address.
+    fn charge(&mut self, waiting: &Waiting, ip: IpAddr, now: SystemTime) {
+        let Waiting { jail: name, failure, time, replayed } = waiting;
+        let (name, time) = (name.as_str(), *time);
+        let Some(jail) = self.jails.get_mut(name) else { return };
         let evidence = Evidence::from(failure);
-        if replayed {
+        if *replayed {
             return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
         }
         if self.own.allows(ip) {
@@ -378,9 +480,6 @@ impl<M: BanMap> Agent<M> {
     ) {
         self.carry_out(changes, now, "The kernel keeps the ban");
         for (owner, subject) in bans {
-            if let (Some(jail), Some(ip)) = (self.jails.get_mut(&owner), subject.address()) {
-                jail.forget(ip);
-            }
             info!(jail = owner, ip = %subject, "Unban");
         }
     }
@@ -530,7 +629,7 @@ impl<M: BanMap> Agent<M> {
         // The allow list keeps these free in the middle of a banned prefix. Of all others, the kernel knows nothing.
         let everywhere = self.ignored_everywhere();
         let net = subject.net();
-        let ignored = jail.settings().ignoreip.iter().find(|ignored| {
+        let ignored = jail.settings().ignoreip.iter().chain(jail.also_ignored()).find(|ignored| {
             (net.contains(*ignored) || ignored.contains(&net)) && !everywhere.contains(ignored)
         })?;
         Some(format!(
@@ -549,6 +648,9 @@ impl<M: BanMap> Agent<M> {
             bans.extend(owners.into_iter().map(|owner| (owner, subject)));
         }
         for (owner, subject) in &bans {
+            if let (Some(jail), Some(ip)) = (self.jails.get_mut(owner), subject.address()) {
+                jail.forget(ip);
+            }
             self.history.remove(owner, *subject);
             self.store.unban(owner, *subject);
         }
@@ -583,6 +685,7 @@ impl<M: BanMap> Agent<M> {
             self.jails.insert(name, jail);
         }
         let unnumbered = self.number_scopes(self.bans.scopes());
+        self.questions.forget();
         let gone = self.owners_without_jail();
         self.unban(gone, now);
         self.rescope(now);
@@ -621,13 +724,18 @@ impl<M: BanMap> Agent<M> {
         self.carry_out(changes, now, "The ban keeps its old ports");
     }
 
+    /// Forgets failures that no find window reaches.
+    pub fn sweep(&mut self, now: SystemTime) {
+        self.jails.values_mut().for_each(|jail| jail.sweep(now));
+    }
+
     fn housekeeping(&mut self, own_addresses: Result<Vec<IpAddr>>, now: SystemTime) {
         match own_addresses {
             Ok(addresses) => self.own_addresses = addresses,
             Err(error) => warn!("Own addresses are not known anew: {error:#}"),
         }
+        self.sweep(now);
         for (name, jail) in &mut self.jails {
-            jail.sweep(now);
             // Here and not at each line: a flood of such lines must not become a flood of warnings.
             let lines = jail.take_over_budget();
             if lines > 0 {
@@ -724,6 +832,9 @@ impl<M: BanMap> Agent<M> {
         let (calls_in, mut calls) = mpsc::channel::<Call>(CALLS_WAITING);
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
+        self.refresh_ignored();
+        let mut answers = self.questions.inbox().context("the agent runs once")?;
+        let mut refreshing = interval(REFRESH);
         let mut readers = self.read(true, &lines_in)?;
         let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
@@ -770,6 +881,14 @@ impl<M: BanMap> Agent<M> {
                     self.housekeeping(net.own_addresses().await, SystemTime::now());
                     false
                 }
+                Some(answer) = answers.recv() => {
+                    self.answered(answer, SystemTime::now());
+                    false
+                }
+                _ = refreshing.tick() => {
+                    self.refresh_ignored();
+                    false
+                }
                 _ = purging.tick() => {
                     self.store.purge(SystemTime::now());
                     false
@@ -784,6 +903,7 @@ impl<M: BanMap> Agent<M> {
                 }
             };
             if reload {
+                self.refresh_ignored();
                 // What the old reader has handed over is counted first, so that the new one goes on exactly behind it.
                 drop(readers);
                 drop(lines_in);

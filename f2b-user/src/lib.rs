@@ -12,6 +12,10 @@
 //! - [`source`]: the journal as [`source::Line`]s, in order
 //! - [`filter`]: fail2ban's expressions → what is a failure, and whose
 //! - [`jail`]: one jail's decision: ignore rules, find window, ban time
+//! - [`ask`]: what must be asked before a failure counts: names, `ignorecommand`, the files of `ignoreip`
+//! - [`matches`]: the lines that a jail's failures matched
+//! - [`history`], [`increment`], [`formula`]: who was banned before, and how long the next ban lasts
+//! - [`ticket`]: what is known of a ban: what actions are told
 //! - [`scope`]: what a ban covers: every packet, or some ports
 //! - [`ban`]: the set of all bans, counted by who asked, ordered by their end
 //! - [`xdp`]: the only user of aya: load, attach, pin, insert, remove, counters
@@ -26,6 +30,7 @@
 //! ban.
 
 pub mod agent;
+pub mod ask;
 pub mod ban;
 pub mod cli;
 pub mod config;

@@ -8,6 +8,7 @@ mod bantime;
 mod definition;
 pub mod dialect;
 mod glob;
+mod ignore;
 mod jail;
 mod misspelt;
 mod options;
@@ -21,14 +22,13 @@ mod words;
 use std::{
     collections::BTreeMap,
     fs,
-    net::IpAddr,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use ipnet::{IpNet, Ipv4Net};
+use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
 use self::{
@@ -37,6 +37,7 @@ use self::{
     scope::Services,
 };
 pub use self::{
+    ignore::{Ignore, IgnoreCache, net},
     jail::{ActionOptions, JailOptions, LogPath},
     own::Own,
     server::StoreSettings,
@@ -79,8 +80,13 @@ pub struct JailSettings {
     pub increment: Option<Increment>,
     /// How many of the lines that led to a ban are kept.
     pub maxmatches: usize,
+    /// The addresses and prefixes of `ignoreip`.
     pub ignoreip: Vec<IpNet>,
+    /// The rest of it, and `ignorecommand`.
+    pub ignore: Ignore,
     pub ignoreself: bool,
+    /// A host name that is looked up is logged (`usedns = warn`).
+    pub warns_of_dns: bool,
     /// Where the local times in log files are (`logtimezone`). A journal has none.
     pub logtimezone: TimeZone,
     /// What its bans cover; nothing if the jail has actions, but no firewall among them.
@@ -122,7 +128,7 @@ pub struct Config {
 }
 
 /// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 3] = ["action", "ignorecache", "ignorecommand"];
+const NOT_YET: [&str; 1] = ["action"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
@@ -421,6 +427,7 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
     let findtime = Duration::try_from_secs_f64(jail.findtime).with_context(|| {
         format!("{}: findtime cannot be negative; set it to, for example, 10m", place("findtime"))
     })?;
+    let (ignoreip, ignore) = ignore::ignore(jail)?;
     Ok(JailSettings {
         name: jail.name.clone(),
         filter: compiled,
@@ -430,8 +437,10 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
         bantime: ban_time(jail.bantime).with_context(|| place("bantime"))?,
         increment: bantime::increment(jail)?,
         maxmatches: bantime::maxmatches(jail)?,
-        ignoreip: ignoreip(&jail.ignoreip, &place("ignoreip"))?,
+        ignoreip,
+        ignore,
         ignoreself: jail.ignoreself,
+        warns_of_dns: ["", "warn"].contains(&jail.usedns.to_lowercase().as_str()),
         logtimezone: match jail.written.get("logtimezone").filter(|zone| !zone.text.is_empty()) {
             Some(zone) => log_zone(&zone.text).with_context(|| format!("{}: logtimezone", zone.place))?,
             None => TimeZone::system(),
@@ -502,28 +511,6 @@ fn ban_time(seconds: f64) -> Result<BanTime> {
     // Whole seconds, as fail2ban has it (`BanManager.setBanTime`).
     let bantime = Duration::try_from_secs_f64(seconds.trunc());
     bantime.map(BanTime::For).context("bantime is longer than time can count; write -1 for a ban without end")
-}
-
-/// Addresses and prefixes; names are not resolved yet.
-fn ignoreip(entries: &[String], place: &Place) -> Result<Vec<IpNet>> {
-    entries
-        .iter()
-        .map(|entry| {
-            let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
-            net.map(canonical).map_err(|error| {
-                anyhow!("{place}: ignoreip {entry}: {error}; write an address or a prefix like 192.0.2.0/24")
-            })
-        })
-        .collect()
-}
-
-/// An IPv4-mapped prefix as the IPv4 prefix it is: addresses are compared in their canonical form.
-fn canonical(net: IpNet) -> IpNet {
-    let IpNet::V6(v6) = net else {
-        return net;
-    };
-    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
-    mapped.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(net, IpNet::V4)
 }
 
 /// The built-in sshd jail, for the tests of other modules.
@@ -690,13 +677,30 @@ mod tests {
     }
 
     #[test]
-    fn options_without_effect_are_named() {
-        let config = load("[sshd]\nignorecommand = true\n").unwrap();
-        assert!(
-            config.warnings[0].ends_with("jail.local:2: ignorecommand has no effect yet"),
-            "{:?}",
-            config.warnings
+    fn whom_a_jail_ignores_is_read() {
+        let config = load(
+            "[sshd]\nignoreip = 192.0.2.1 example.org file:/etc/f2b/mine\nignorecommand = /bin/test <ip>\n\
+             ignorecache = key=\"<ip>\", max-time=1h\n",
         );
+        let sshd = &config.unwrap().jails[0];
+        assert_eq!((sshd.ignoreip.len(), sshd.ignore.names.as_slice()), (1, &["example.org".to_owned()][..]));
+        assert_eq!(sshd.ignore.files, [PathBuf::from("/etc/f2b/mine")]);
+        assert_eq!(sshd.ignore.command.as_deref(), Some("/bin/test <ip>"));
+        assert_eq!(sshd.ignore.cache.as_ref().map(|cache| cache.max_time), Some(Duration::from_secs(3600)));
+        for (text, expected) in [
+            (
+                "ignoreip = 192.0.2.0/33",
+                "jail.local:2: ignoreip 192.0.2.0/33: it is no address, no prefix like",
+            ),
+            ("ignoreip = file:mine", "jail.local:2: ignoreip file:mine: the path of a file begins with a /"),
+            (
+                "ignorecache = max-count=1",
+                "jail.local:2: ignorecache = max-count=1: it has no key; write for example",
+            ),
+        ] {
+            let warning = load(&format!("[sshd]\n{text}\n")).unwrap().warnings.remove(0);
+            assert!(warning.contains(expected), "{warning}");
+        }
     }
 
     #[test]
