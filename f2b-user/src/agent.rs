@@ -3,6 +3,8 @@
 //! Decisions are made in [`jail`](crate::jail) and [`ban`](crate::ban); here they are carried out: kernel map first,
 //! then store, then log.
 
+mod import;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
@@ -524,6 +526,7 @@ impl<M: BanMap> Agent<M> {
             Request::Banned => self.banned(now),
             Request::JailBans { jail } => self.jail_bans(&jail),
             Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
+            Request::Import { bans } => Ok(self.import(bans, now)),
             Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
             Request::UnbanAll => {
                 let all = self.bans.subjects();

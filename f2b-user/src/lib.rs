@@ -21,6 +21,7 @@
 //! - [`xdp`]: the only user of aya: load, attach, pin, insert, remove, counters
 //! - [`net`]: interfaces, routes and own addresses, from rtnetlink
 //! - [`store`]: what outlives the process: bans and who asked for them (SQLite)
+//! - [`import`]: what fail2ban remembers, for an agent that takes over
 //! - [`control`]: requests to the running agent, and its answers
 //! - [`metrics`]: what is counted, as Prometheus reads it
 //! - [`agent`]: one event loop that owns jails, ban set, map and store
@@ -40,6 +41,7 @@ pub mod formula;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod history;
+pub mod import;
 pub mod increment;
 pub mod jail;
 pub mod matches;

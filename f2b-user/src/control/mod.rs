@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ban::{Subject, Until},
+    import::Imported,
     xdp::{InterfaceStatus, ScopeStatus},
 };
 
@@ -17,7 +18,7 @@ pub const DEFAULT_SOCKET: &str = "/run/f2b/f2b.sock";
 const MAX_FRAME: u64 = 256 * 1024 * 1024;
 
 /// What can be asked of the agent.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
     Status,
@@ -32,6 +33,10 @@ pub enum Request {
     Ban {
         jail: String,
         addresses: Vec<Subject>,
+    },
+    /// Bans that somebody else has made.
+    Import {
+        bans: Vec<Imported>,
     },
     Unban {
         addresses: Vec<Subject>,
@@ -56,6 +61,12 @@ pub enum Answer {
     /// The new bans, and what was not banned and why.
     BanDone {
         banned: Vec<Banned>,
+        refused: Vec<Refused>,
+    },
+    /// How many hold, how many are over and only count, and what was not taken and why.
+    Imported {
+        imported: usize,
+        ended: usize,
         refused: Vec<Refused>,
     },
     /// The addresses that were banned and are free now.

@@ -115,6 +115,15 @@ impl FromStr for Position {
     }
 }
 
+/// The position at `offset` in a file, as the store has it.
+///
+/// # Errors
+/// The file cannot be looked at.
+pub fn position(file: &File, offset: u64) -> Result<String> {
+    let data = file.metadata()?;
+    Ok(Position { device: data.dev(), inode: data.ino(), offset, head: head(file) }.to_string())
+}
+
 /// What tells a file from another one: its first line, as far as it goes.
 fn head(file: &File) -> u64 {
     let mut bytes = [0; HEAD];

@@ -16,11 +16,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result};
@@ -51,6 +51,8 @@ pub struct Store {
     thread: Option<JoinHandle<()>>,
     /// Something could not be kept for writing.
     lost: Arc<AtomicBool>,
+    /// What was sent by somebody who can wait.
+    sent: AtomicUsize,
     /// What was there at the start.
     stored: Stored,
 }
@@ -134,7 +136,13 @@ impl Store {
         let lost = Arc::new(AtomicBool::new(false));
         let writer = Writer::new(connection, path, settings, Arc::clone(&lost));
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&inbox));
-        Ok(Self { messages, thread: Some(thread.context("starting the store's thread")?), lost, stored })
+        Ok(Self {
+            messages,
+            thread: Some(thread.context("starting the store's thread")?),
+            lost,
+            sent: AtomicUsize::new(0),
+            stored,
+        })
     }
 
     /// What was there when it was opened; the second time, nothing.
@@ -198,6 +206,13 @@ impl Store {
         answer.recv().context("the store has stopped")?
     }
 
+    /// Waits until there is room for some more. Not for the agent's loop.
+    pub fn wait_for_room(&self) {
+        if self.sent.fetch_add(1, Ordering::Relaxed) % (WAITING / 2) == 0 {
+            self.flush();
+        }
+    }
+
     /// Waits until everything is written.
     pub fn flush(&self) {
         let (reply, done) = sync_channel(1);
@@ -255,6 +270,8 @@ impl Stored {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use rusqlite::params;
 
     use super::*;
