@@ -155,6 +155,26 @@ fn a_restart_repeats_bans_only_to_actions_that_want_it() {
 }
 
 #[test]
+fn an_action_hears_of_all_bans_of_an_address() {
+    let lab = Lab::network_only();
+    let recorded = Recorded::new(
+        &lab,
+        "[Definition]\nactionban = echo \"<ipfailures> <ipjailfailures> <ipmatches> <jail.banned> <jail.banned_total> <jail.found_total>\" >> FILE\n",
+    );
+    let _agent = Agent::start(&lab, &jail(&lab, "bantime = 1h\naction = recorder"));
+    let attacker = attacker_v4(7);
+    fail(&lab, attacker, "first");
+    wait_until(PATIENCE, "the first ban is recorded", || recorded.lines().len() == 1);
+    f2b_ok(&lab, &["unban", &attacker.to_string()]);
+    fail(&lab, attacker, "second");
+    wait_until(PATIENCE, "the second ban is recorded", || recorded.lines().len() == 3);
+    let lines = recorded.lines();
+    assert!(lines[0].starts_with("1 1 ") && lines[0].ends_with("first 1 1 1"), "{lines:#?}");
+    assert!(lines[1].starts_with("2 2 ") && lines[1].ends_with("first"), "{lines:#?}");
+    assert!(lines[2].ends_with("second 1 2 2"), "{lines:#?}");
+}
+
+#[test]
 fn an_action_that_hangs_holds_up_no_ban_and_no_other_address() {
     let lab = Lab::network_only();
     let recorded = Recorded::new(

@@ -9,6 +9,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
     rc::Rc,
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
@@ -16,6 +17,7 @@ use std::{
 use f2b::{
     action::{Actions, CommandAction, Execute, Info, JailInfo, Script},
     config::{ActionKind, ActionSettings, Config, Family},
+    store::Merged,
     ticket::{Length, Ticket},
 };
 use reference::{copy, fail2ban};
@@ -339,7 +341,7 @@ fn smtp_sends_the_mails_that_fail2ban_sends() {
     (ticket.failures, ticket.matches) = (5, vec!["one".into(), "two <ip>".into()]);
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let mut actions = Actions::start().expect("a thread");
+        let mut actions = Actions::start(Arc::new(|_, _| Ok(Merged::default()))).expect("a thread");
         actions.jail(jail_info(), settings, Vec::new);
         actions.ban(Info::of(ticket.clone(), jail_info()));
         actions.unban(Info::of(ticket, jail_info()));

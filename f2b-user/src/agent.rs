@@ -3,8 +3,10 @@
 //! Decisions are made in [`jail`](crate::jail) and [`ban`](crate::ban); here they are carried out: kernel map first,
 //! then store, then log.
 
+mod import;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -21,6 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     action::{Actions, Info, JailInfo},
+    ask::{self, Known, Questions, Settled, Waiting},
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
     config::{BanTime, Config, LogPath, LogSource, Own},
     control::{
@@ -37,7 +40,7 @@ use crate::{
         file::{self, Watch},
         journal::{self, Position},
     },
-    store::Store,
+    store::{Store, Stored, StoredBan},
     ticket::{Length, Ticket},
     xdp::BanMap,
 };
@@ -50,6 +53,10 @@ const CALLS_WAITING: usize = 16;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How often it is stored up to where the logs were read.
 const STORE_POSITIONS: Duration = Duration::from_secs(1);
+/// How often the names and files of `ignoreip` are looked at again.
+const REFRESH: Duration = Duration::from_secs(60);
+/// How often the store forgets what is too old (`ObserverThread.__db_purge_interval`).
+const PURGE: Duration = Duration::from_secs(3600);
 /// A line that claims to be from later than this from now was written by a clock that is wrong.
 const FUTURE: Duration = Duration::from_secs(60);
 /// How many of the bans that are put back are logged one by one.
@@ -67,6 +74,8 @@ pub struct Agent<M> {
     store: Store,
     /// Earlier bans, if a jail goes by them.
     history: History,
+    /// What must be asked before failures count.
+    questions: Questions,
     own_addresses: Vec<IpAddr>,
     /// What each jail's bans cover.
     scopes: BTreeMap<String, Scopes>,
@@ -105,6 +114,7 @@ impl<M: BanMap> Agent<M> {
             actions: Actions::none(),
             store,
             history: History::default(),
+            questions: Questions::default(),
             own_addresses: Vec::new(),
             scopes: BTreeMap::new(),
             own: config.own,
@@ -138,12 +148,12 @@ impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
-        let positions = self.store.positions().unwrap_or_else(|error| {
-            warn!("It is not known up to where the logs were read: {error:#}");
-            Vec::new()
-        });
+        let Stored { bans: stored_bans, history, positions } = self.store.take_stored();
         let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
         self.positions = positions.into_iter().map(stored).collect();
+        if self.goes_by_history() {
+            self.history = history;
+        }
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
         let mut over = Vec::new();
@@ -158,13 +168,11 @@ impl<M: BanMap> Agent<M> {
         }
         self.apply(over, now)?;
         self.number_scopes(in_use);
-        let stored = self.store.bans(now).unwrap_or_else(|error| {
-            error!("The stored bans cannot be read; only those in the kernel go on: {error:#}");
-            Vec::new()
-        });
-        for ban in stored {
+        let told = |ban: &&StoredBan| self.actions.of(&ban.owner).is_some();
+        let told: Vec<_> = stored_bans.iter().filter(told).cloned().collect();
+        for ban in stored_bans {
             // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
-            if let Some(scopes) = self.scopes.get(&ban.owner) {
+            if let Some(scopes) = self.scopes.get(&*ban.owner) {
                 self.bans.add(ban.subject, &ban.owner, ban.until, *scopes);
             }
         }
@@ -199,7 +207,7 @@ impl<M: BanMap> Agent<M> {
             }
         }
         self.allow_everywhere_ignored();
-        self.tell_of_restored(&put_back);
+        self.tell_of_restored(&put_back, &told);
         if !self.bans.is_empty() {
             let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
@@ -213,8 +221,8 @@ impl<M: BanMap> Agent<M> {
         Ok(())
     }
 
-    /// Logs the bans that are put back, as many as anybody would read, and tells the actions of all that go on.
-    fn tell_of_restored(&self, put_back: &[Subject]) {
+    /// Logs the bans that are put back, as many as anybody would read, and tells the actions of those that go on.
+    fn tell_of_restored(&self, put_back: &[Subject], told: &[StoredBan]) {
         for subject in put_back.iter().take(RESTORED_IN_LOG) {
             for owner in self.bans.owners(*subject) {
                 if let Some(until) = self.bans.until_of(*subject, &owner) {
@@ -222,15 +230,8 @@ impl<M: BanMap> Agent<M> {
                 }
             }
         }
-        for (subject, owner, until) in
-            self.bans.iter().filter(|(_, owner, _)| self.actions.of(owner).is_some())
-        {
-            let mut ticket = self.ticket_at(owner, subject, SystemTime::now());
-            if let (Until::Time(end), Length::For(seconds)) = (until, ticket.bantime) {
-                ticket.time = end.checked_sub(Duration::from_secs_f64(seconds)).unwrap_or(ticket.time);
-            }
-            ticket.restored = true;
-            self.act(&ticket, Actions::ban);
+        for ban in told.iter().filter(|ban| self.bans.until_of(ban.subject, &ban.owner).is_some()) {
+            self.act(&ban.ticket(), Actions::ban);
         }
     }
 
@@ -318,12 +319,10 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn ignored_everywhere(&self) -> Vec<IpNet> {
-        let mut lists = self.jails.values().map(|jail| &jail.settings().ignoreip);
-        let Some(first) = lists.next() else {
-            return Vec::new();
-        };
-        let others: Vec<_> = lists.collect();
-        first.iter().filter(|net| others.iter().all(|list| list.contains(net))).copied().collect()
+        let lists = self.jails.values().map(|jail| {
+            jail.settings().ignoreip.iter().chain(jail.also_ignored()).copied().collect::<BTreeSet<_>>()
+        });
+        lists.reduce(|all, list| &all & &list).into_iter().flatten().collect()
     }
 
     /// Takes a line through filter and jail, and bans if that is what it comes to. A replayed line is only counted.
@@ -332,20 +331,118 @@ impl<M: BanMap> Agent<M> {
             return;
         };
         for failure in jail.find(&line.text, line.time, now) {
-            self.failure(line, &failure, replayed, now);
+            self.failure(line, failure, replayed, now);
         }
     }
 
-    /// Charges a failure to its address. A host name has none: names are not resolved yet.
-    fn failure(&mut self, line: &Line, failure: &Failure, replayed: bool, now: SystemTime) {
-        let (Some(jail), Some(ip)) = (self.jails.get_mut(&line.jail), failure.ip) else {
-            return;
-        };
-        let name = line.jail.as_str();
+    /// Charges a failure to its address, as soon as all is known that must be asked.
+    fn failure(&mut self, line: &Line, failure: Failure, replayed: bool, now: SystemTime) {
         let time = line.time.unwrap_or_else(|| source::time(failure.time));
         let time = if time > now + FUTURE { now } else { time };
+        let waiting = Waiting { jail: line.jail.clone(), failure, time, replayed };
+        match waiting.failure.ip {
+            Some(ip) => self.check(waiting, ip, now),
+            None if waiting.failure.is_name => {
+                if let Known::Now(addresses, waiting) = self.questions.resolve(waiting, now) {
+                    self.resolved(waiting, &addresses, now);
+                }
+            }
+            // Something else than an address, which the kernel cannot drop.
+            None => {}
+        }
+    }
+
+    /// Charges the addresses of a host name.
+    fn resolved(&mut self, waiting: Waiting, addresses: &[IpAddr], now: SystemTime) {
+        let warns = self.jails.get(&waiting.jail).is_some_and(|jail| jail.settings().warns_of_dns);
+        if warns && !addresses.is_empty() {
+            warn!(
+                jail = waiting.jail,
+                "Determined IP using DNS Lookup: {} = {addresses:?}", waiting.failure.fid
+            );
+        }
+        for &ip in addresses {
+            let failure = Failure { fid: ip.to_string(), ip: Some(ip), ..waiting.failure.clone() };
+            self.check(Waiting { failure, ..waiting.clone() }, ip, now);
+        }
+    }
+
+    /// Charges a failure unless it is ignored (`Filter.inIgnoreIPList`).
+    fn check(&mut self, waiting: Waiting, ip: IpAddr, now: SystemTime) {
+        let Some(jail) = self.jails.get(&waiting.jail) else { return };
+        let ignore = &jail.settings().ignore;
+        let asks = ignore.command.is_some()
+            || ignore.cache.is_some()
+            || !ignore.names.is_empty()
+            || !ignore.files.is_empty();
+        // What was decided on before adds up to no ban, and is not asked for again.
+        if !asks || waiting.replayed {
+            return self.charge(&waiting, ip, now);
+        }
+        if jail.ignores(ip, &self.own_addresses).is_some() {
+            self.questions.remember(ignore, &waiting, ip, true, now);
+            return self.charge(&waiting, ip, now);
+        }
+        match self.questions.check(ignore, waiting, ip, now) {
+            Known::Now(true, waiting) => debug!(jail = waiting.jail, %ip, "Ignored as before"),
+            Known::Now(false, waiting) => self.charge(&waiting, ip, now),
+            Known::Later => {}
+        }
+    }
+
+    /// Goes on with the failures that have waited for this answer.
+    pub fn answered(&mut self, answer: ask::Answer, now: SystemTime) {
+        match self.questions.settle(answer, now) {
+            Settled::Resolved(all, addresses) => {
+                all.into_iter().for_each(|waiting| self.resolved(waiting, &addresses, now));
+            }
+            Settled::Checked(all, is_ignored) => {
+                for waiting in all {
+                    let (Some(ip), Some(jail)) = (waiting.failure.ip, self.jails.get(&waiting.jail)) else {
+                        continue;
+                    };
+                    self.questions.remember(&jail.settings().ignore, &waiting, ip, is_ignored, now);
+                    if is_ignored {
+                        event::ignored(&waiting.jail, ip, "command", "ignorecommand says so");
+                    } else {
+                        self.charge(&waiting, ip, now);
+                    }
+                }
+            }
+            Settled::Ignored { jail: name, nets, problems, waiting } => {
+                for problem in problems {
+                    warn!(jail = name, "ignoreip: {problem}");
+                }
+                if let Some(jail) = self.jails.get_mut(&name)
+                    && (!jail.knows_all_ignored() || jail.also_ignored() != nets)
+                {
+                    jail.also_ignore(nets);
+                    self.allow_everywhere_ignored();
+                }
+                for waiting in waiting {
+                    if let Some(ip) = waiting.failure.ip {
+                        self.check(waiting, ip, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks who stands behind the names and files of `ignoreip`.
+    fn refresh_ignored(&mut self) {
+        for jail in self.jails.values() {
+            let before = jail.also_ignored().to_vec();
+            self.questions.refresh(jail.settings(), before, !jail.knows_all_ignored());
+        }
+    }
+
+    /// Charges a failure to its address.
+    fn charge(&mut self, waiting: &Waiting, ip: IpAddr, now: SystemTime) {
+        let Waiting { jail: name, failure, time, replayed } = waiting;
+        let (name, time) = (name.as_str(), *time);
+        let Some(jail) = self.jails.get_mut(name) else { return };
         let evidence = Evidence::from(failure);
-        if replayed {
+        if *replayed {
             return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
         }
         if self.own.allows(ip) {
@@ -393,20 +490,17 @@ impl<M: BanMap> Agent<M> {
             jail.banned();
         }
         event::banned(&ticket.jail, subject, until);
+        // One that was read twice is no second one (`incrBanTime`).
+        if past.is_none_or(|past| ticket.time > past.time) {
+            if is_counted {
+                self.history.add(&ticket.jail, subject, Past { count: ticket.bancount, time: ticket.time });
+            }
+            self.store.ban(ticket);
+        }
         self.act(ticket, Actions::ban);
         if is_increased {
             event::increased(ticket);
             self.act(ticket, Actions::prolong);
-        }
-        // One that was read twice is no second one (`incrBanTime`).
-        if past.is_some_and(|past| ticket.time <= past.time) {
-            return Ok(());
-        }
-        if is_counted {
-            self.history.add(&ticket.jail, subject, Past { count: ticket.bancount, time: ticket.time });
-        }
-        if let Err(error) = self.store.ban(&ticket.jail, subject, until) {
-            warn!(jail = ticket.jail, ip = %subject, "The ban holds but could not be stored: {error:#}");
         }
         Ok(())
     }
@@ -420,9 +514,15 @@ impl<M: BanMap> Agent<M> {
             return Ok(());
         }
         self.enforce(ticket, later, now)?;
-        if let Err(error) = self.store.ban(&ticket.jail, ticket.subject, later) {
-            warn!(jail = ticket.jail, ip = %ticket.subject, "The ban holds but could not be stored: {error:#}");
-        }
+        let past = self.history.of(&ticket.jail, ticket.subject);
+        self.store.add(StoredBan {
+            owner: ticket.jail.as_str().into(),
+            subject: ticket.subject,
+            until: later,
+            started: past.map_or(ticket.time, |past| past.time),
+            bancount: past.map_or(1, |past| past.count),
+        });
+        self.act(ticket, Actions::prolong);
         Ok(())
     }
 
@@ -463,14 +563,8 @@ impl<M: BanMap> Agent<M> {
     ) {
         self.carry_out(changes, now, "The kernel keeps the ban");
         for (owner, subject) in bans {
-            if let (Some(jail), Some(ip)) = (self.jails.get_mut(&owner), subject.address()) {
-                jail.forget(ip);
-            }
             event::unbanned(&owner, subject);
             self.act(&self.ticket_at(&owner, subject, now), Actions::unban);
-            if let Err(error) = self.store.unban(&owner, subject) {
-                warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
-            }
         }
     }
 
@@ -512,7 +606,9 @@ impl<M: BanMap> Agent<M> {
             Request::Status => self.status(),
             Request::JailStatus { jail } => self.jail_status(&jail),
             Request::Banned => self.banned(now),
+            Request::JailBans { jail } => self.jail_bans(&jail),
             Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
+            Request::Import { bans } => Ok(self.import(bans, now)),
             Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
             Request::UnbanAll => {
                 let all = self.bans.subjects();
@@ -558,6 +654,12 @@ impl<M: BanMap> Agent<M> {
             total_banned: jail.total_banned(),
             banned,
         }))
+    }
+
+    fn jail_bans(&self, name: &str) -> Result<Answer> {
+        self.jails.get(name).with_context(|| self.no_such_jail(name))?;
+        let ban = |address| Some(Banned { address, until: self.bans.until_of(address, name)? });
+        Ok(Answer::JailBans { bans: self.bans.of(name).into_iter().filter_map(ban).collect() })
     }
 
     fn banned(&self, now: SystemTime) -> Result<Answer> {
@@ -612,7 +714,7 @@ impl<M: BanMap> Agent<M> {
         // The allow list keeps these free in the middle of a banned prefix. Of all others, the kernel knows nothing.
         let everywhere = self.ignored_everywhere();
         let net = subject.net();
-        let ignored = jail.settings().ignoreip.iter().find(|ignored| {
+        let ignored = jail.settings().ignoreip.iter().chain(jail.also_ignored()).find(|ignored| {
             (net.contains(*ignored) || ignored.contains(&net)) && !everywhere.contains(ignored)
         })?;
         Some(format!(
@@ -629,6 +731,13 @@ impl<M: BanMap> Agent<M> {
                 freed.push(subject);
             }
             bans.extend(owners.into_iter().map(|owner| (owner, subject)));
+        }
+        for (owner, subject) in &bans {
+            if let (Some(jail), Some(ip)) = (self.jails.get_mut(owner), subject.address()) {
+                jail.forget(ip);
+            }
+            self.history.remove(owner, *subject);
+            self.store.unban(owner, *subject);
         }
         self.unban(bans, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
@@ -661,6 +770,7 @@ impl<M: BanMap> Agent<M> {
             self.jails.insert(name, jail);
         }
         let unnumbered = self.number_scopes(self.bans.scopes());
+        self.questions.forget();
         let gone = self.owners_without_jail();
         self.unban(gone, now);
         for name in old.keys() {
@@ -703,14 +813,19 @@ impl<M: BanMap> Agent<M> {
         self.carry_out(changes, now, "The ban keeps its old ports");
     }
 
+    /// Forgets failures that no find window reaches.
+    pub fn sweep(&mut self, now: SystemTime) {
+        self.jails.values_mut().for_each(|jail| jail.sweep(now));
+    }
+
     fn housekeeping(&mut self, own_addresses: Result<Vec<IpAddr>>, now: SystemTime) {
         match own_addresses {
             Ok(addresses) => self.own_addresses = addresses,
             Err(error) => warn!("Own addresses are not known anew: {error:#}"),
         }
         self.actions.report();
+        self.sweep(now);
         for (name, jail) in &mut self.jails {
-            jail.sweep(now);
             // Here and not at each line: a flood of such lines must not become a flood of warnings.
             let lines = jail.take_over_budget();
             if lines > 0 {
@@ -737,12 +852,36 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn store_positions(&mut self) {
+        let now = SystemTime::now();
         for (source, position) in self.positions.iter_mut().filter(|(_, position)| !position.is_stored) {
-            match self.store.set_position(source, &position.text) {
-                Ok(()) => position.is_stored = true,
-                Err(error) => warn!("Up to where {source} was read could not be stored: {error:#}"),
-            }
+            self.store.set_position(source, &position.text, now);
+            position.is_stored = true;
         }
+        if self.store.needs_all() {
+            self.store_all(now);
+        }
+    }
+
+    /// Tells the store everything, after it has lost something.
+    fn store_all(&mut self, now: SystemTime) {
+        let bans = self.bans.iter().filter(|(_, owner, _)| !owner.starts_with(KERNEL));
+        let stored = bans.map(|(subject, owner, until)| {
+            let past = self.history.of(owner, subject);
+            StoredBan {
+                owner: owner.into(),
+                subject,
+                until,
+                started: past.map_or(now, |past| past.time),
+                bancount: past.map_or(1, |past| past.count),
+            }
+        });
+        self.store.all(stored.collect(), now);
+        self.positions.values_mut().for_each(|position| position.is_stored = false);
+    }
+
+    /// Whether earlier bans matter to any jail.
+    fn goes_by_history(&self) -> bool {
+        self.jails.values().any(|jail| jail.settings().increment.is_some())
     }
 
     /// Starts to read behind what was decided on. At the start of the agent, the failures of the find window before it
@@ -784,10 +923,14 @@ impl<M: BanMap> Agent<M> {
         let (calls_in, mut calls) = mpsc::channel::<Call>(CALLS_WAITING);
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
+        self.refresh_ignored();
+        let mut answers = self.questions.inbox().context("the agent runs once")?;
+        let mut refreshing = interval(REFRESH);
         let mut readers = self.read(true, &lines_in)?;
         let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
         let mut storing = interval(STORE_POSITIONS);
+        let mut purging = interval(PURGE);
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
         loop {
@@ -797,6 +940,7 @@ impl<M: BanMap> Agent<M> {
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
                     self.store_positions();
                     std::mem::take(&mut self.actions).stop().await;
+                    self.store.flush();
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");
@@ -833,6 +977,18 @@ impl<M: BanMap> Agent<M> {
                     self.housekeeping(net.own_addresses().await, SystemTime::now());
                     false
                 }
+                Some(answer) = answers.recv() => {
+                    self.answered(answer, SystemTime::now());
+                    false
+                }
+                _ = refreshing.tick() => {
+                    self.refresh_ignored();
+                    false
+                }
+                _ = purging.tick() => {
+                    self.store.purge(SystemTime::now());
+                    false
+                }
                 _ = storing.tick() => {
                     self.store_positions();
                     false
@@ -843,6 +999,7 @@ impl<M: BanMap> Agent<M> {
                 }
             };
             if reload {
+                self.refresh_ignored();
                 // What the old reader has handed over is counted first, so that the new one goes on exactly behind it.
                 drop(readers);
                 drop(lines_in);

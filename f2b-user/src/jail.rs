@@ -10,7 +10,6 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    ban::{Subject, Until},
     config::{BanTime, JailSettings},
     filter::{self, Failure, Fields},
     history::History,
@@ -100,6 +99,8 @@ pub enum Ignored {
     OwnAddress,
     /// `ignoreip` names it.
     IgnoreIp,
+    /// A name or a file of `ignoreip` does.
+    Dns,
     /// It happened more than `findtime` ago.
     TooOld,
 }
@@ -110,6 +111,7 @@ impl Ignored {
         match self {
             Self::OwnAddress => "ignoreself rule",
             Self::IgnoreIp => "ip",
+            Self::Dns => "dns",
             Self::NoHost => "no host",
             Self::TooOld => "findtime",
         }
@@ -122,6 +124,7 @@ impl fmt::Display for Ignored {
             Self::NoHost => "it is no host's address",
             Self::OwnAddress => "it is this machine's own address",
             Self::IgnoreIp => "ignoreip names it",
+            Self::Dns => "a name or file of ignoreip names it",
             Self::TooOld => "it is too old to count",
         })
     }
@@ -172,6 +175,8 @@ pub struct Jail {
     context: filter::Context,
     tallies: HashMap<Key, Tally>,
     matches: Matches,
+    /// Who stands behind the names and files of `ignoreip`, sorted; `None` until somebody has asked.
+    also_ignored: Option<Vec<IpNet>>,
     total_failed: u64,
     total_banned: u64,
     /// Lines over the budget before the settings changed.
@@ -188,6 +193,7 @@ impl Jail {
             context,
             tallies: HashMap::new(),
             matches: Matches::default(),
+            also_ignored: None,
             total_failed: 0,
             total_banned: 0,
             over_budget: 0,
@@ -383,7 +389,26 @@ impl Jail {
             return Some(Ignored::OwnAddress);
         }
         let listed = self.settings.ignoreip.iter().any(|net: &IpNet| net.contains(&address));
-        listed.then_some(Ignored::IgnoreIp)
+        if listed {
+            return Some(Ignored::IgnoreIp);
+        }
+        let also = self.also_ignored().iter().any(|net| net.contains(&address));
+        also.then_some(Ignored::Dns)
+    }
+
+    /// Who stands behind the names and files of `ignoreip`.
+    pub fn also_ignored(&self) -> &[IpNet] {
+        self.also_ignored.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it is known who stands behind them.
+    pub fn knows_all_ignored(&self) -> bool {
+        self.also_ignored.is_some()
+    }
+
+    /// Ignores these, too, and none of those before.
+    pub fn also_ignore(&mut self, nets: Vec<IpNet>) {
+        self.also_ignored = Some(nets);
     }
 
     /// Counts a ban for [`total_banned`](Self::total_banned).
@@ -428,7 +453,7 @@ impl Jail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::test_settings, history::Past};
+    use crate::{ban::Until, config::test_settings, history::Past};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     config::Family,
     filter::python::repr,
+    store::Merged,
     ticket::{Length, Ticket},
 };
 
@@ -40,13 +41,6 @@ pub struct JailInfo {
     pub banned_total: u64,
     pub found: usize,
     pub found_total: u64,
-}
-
-/// What several bans of one address come to.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Merged {
-    pub failures: u32,
-    pub matches: Vec<String>,
 }
 
 impl Info {

@@ -13,6 +13,7 @@ use tracing::error;
 use super::{
     command::CommandAction,
     info::{Info, JailInfo},
+    queue::Needs,
     shell::Shell,
     smtp::Smtp,
 };
@@ -217,6 +218,7 @@ pub(super) struct JailActions {
     pub(super) tickets: RefCell<Option<HashMap<Subject, Ticket>>>,
     /// The latest that is known of the jail.
     pub(super) info: RefCell<JailInfo>,
+    pub(super) needs: Cell<Needs>,
     /// Addresses that something is still to be done for, and told when there are none.
     lines: Cell<usize>,
     done: Notify,

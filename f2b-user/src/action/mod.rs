@@ -27,7 +27,7 @@ mod smtp;
 pub use self::{
     command::CommandAction,
     fill::{Script, fill},
-    info::{Info, JailInfo, Merged},
-    queue::Actions,
+    info::{Info, JailInfo},
+    queue::{Actions, Merge},
     shell::{Execute, Shell},
 };

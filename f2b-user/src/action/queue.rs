@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use tokio::{
     runtime,
     sync::{Semaphore, mpsc, oneshot},
-    task::{JoinSet, LocalSet},
+    task::{JoinSet, LocalSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tracing::{error, warn};
@@ -34,6 +34,7 @@ use super::{
 use crate::{
     ban::Subject,
     config::{ActionKind, ActionSettings},
+    store::Merged,
     ticket::Ticket,
 };
 
@@ -70,6 +71,9 @@ struct Load {
     bytes: AtomicUsize,
     dropped: AtomicU64,
 }
+
+/// What all bans of an address come to, of one jail or of all. May wait for a disk.
+pub type Merge = Arc<dyn Fn(Subject, Option<&str>) -> Result<Merged> + Send + Sync>;
 
 /// The way to the actions.
 #[derive(Debug, Default)]
@@ -125,7 +129,7 @@ impl Actions {
     ///
     /// # Errors
     /// There is no room for a thread.
-    pub fn start() -> Result<Self> {
+    pub fn start(merge: Merge) -> Result<Self> {
         let (sender, jobs) = mpsc::unbounded_channel();
         let load = Arc::new(Load::default());
         let shared = Arc::clone(&load);
@@ -134,7 +138,7 @@ impl Actions {
         let thread = thread::Builder::new().name("actions".into());
         let thread = thread.spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, Worker::new(shared).run(jobs));
+            local.block_on(&runtime, Worker::new(shared, merge).run(jobs));
             // What is left would wait for ever.
             drop(local);
             runtime.shutdown_background();
@@ -249,6 +253,7 @@ struct Turns {
 
 struct Worker {
     load: Arc<Load>,
+    merge: Merge,
     jails: RefCell<HashMap<String, Rc<JailActions>>>,
     lines: RefCell<HashMap<(String, String), Line>>,
     turns: RefCell<HashMap<String, Rc<Turns>>>,
@@ -258,9 +263,10 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(load: Arc<Load>) -> Rc<Self> {
+    fn new(load: Arc<Load>, merge: Merge) -> Rc<Self> {
         Rc::new(Self {
             load,
+            merge,
             jails: RefCell::default(),
             lines: RefCell::default(),
             turns: RefCell::default(),
@@ -297,6 +303,7 @@ impl Worker {
         let kept = jail.tickets.take().unwrap_or_default();
         let bans: Vec<_> =
             bans.into_iter().map(|ban| kept.get(&ban.subject).cloned().unwrap_or(ban)).collect();
+        jail.needs.set(Needs::of(&settings));
         *jail.tickets.borrow_mut() = needs_ticket(&settings).then_some(kept);
         let name = info.name.clone();
         *jail.info.borrow_mut() = info;
@@ -399,7 +406,10 @@ impl Worker {
                 }
                 next
             };
-            let Some((wish, info, size)) = next else { return jail.end_line() };
+            let Some((wish, mut info, size)) = next else { return jail.end_line() };
+            let needs = jail.needs.get();
+            info.in_all_jails = self.merged(needs.in_all_jails, &info, None).await;
+            info.in_this_jail = self.merged(needs.in_this_jail, &info, Some(&key.0)).await;
             for action in jail.list() {
                 let _ready = action.ready().await;
                 let before = action.epoch();
@@ -409,6 +419,21 @@ impl Worker {
                 }
             }
             self.load.bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+    }
+
+    /// All bans of the address taken together, if an action wants to know.
+    async fn merged(&self, is_needed: bool, info: &Info, jail: Option<&str>) -> Option<Merged> {
+        let subject = info.ticket.as_ref().filter(|_| is_needed)?.subject;
+        let (merge, jail) = (Arc::clone(&self.merge), jail.map(str::to_owned));
+        let merged = spawn_blocking(move || merge(subject, jail.as_deref())).await;
+        match merged.map_err(anyhow::Error::from).flatten() {
+            // It remembers nothing, which is less than the ban itself tells.
+            Ok(merged) => Some(merged).filter(|merged| merged.failures > 0),
+            Err(error) => {
+                error!(target: "fail2ban.actions", ip = %subject, "Failed to get bans merged: {error:#}");
+                None
+            }
         }
     }
 

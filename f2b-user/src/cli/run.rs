@@ -1,9 +1,9 @@
-use std::{fs, path::PathBuf, time::SystemTime};
+use std::{fs, path::PathBuf, sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use nix::unistd::geteuid;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Global;
 use crate::{
@@ -95,18 +95,26 @@ impl Run {
             return agent.dry_run().run(socket, net).await;
         }
         let kernel = Kernel::open(self.kernel(&config.own), &net).await?;
-        let store = match Store::open(&self.state_dir) {
-            Ok(store) => store,
-            Err(error) => {
-                warn!("Bans are not remembered across a reboot: {error:#}");
-                Store::in_memory().context("opening a store in memory")?
-            }
-        };
+        let store = self.store(&config)?;
+        let actions = Actions::start(Arc::new(store.merger()))?;
         let agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
-        let mut agent = agent.with_actions(Actions::start()?);
+        let mut agent = agent.with_actions(actions);
         agent.restore(SystemTime::now())?;
         agent.map().attach()?;
         agent.run(socket, net).await
+    }
+
+    /// The store, or one that forgets where there is none.
+    fn store(&self, config: &Config) -> Result<Store> {
+        if config.store.is_on {
+            match Store::open(&self.state_dir, config.store.clone(), SystemTime::now()) {
+                Ok(store) => return Ok(store),
+                Err(error) => error!("Bans are not remembered across a reboot: {error:#}"),
+            }
+        } else {
+            info!("dbfile is None: bans are not remembered across a reboot");
+        }
+        Store::in_memory().context("opening a store in memory")
     }
 
     /// What the command line says goes before what `f2b.conf` says.

@@ -83,6 +83,8 @@ pub struct Failure {
     pub fid: String,
     /// The address behind it. A host name has none until somebody resolves it.
     pub ip: Option<IpAddr>,
+    /// `fid` is a host name, unless it is an address, and `usedns` has its addresses charged.
+    pub is_name: bool,
     /// Seconds since 1970.
     pub time: f64,
     /// What the other groups matched: `user`, `port`, …

@@ -2,7 +2,7 @@
 //! `math`, and of `random` those that take numbers.
 
 use num_bigint::BigInt;
-use num_integer::{Integer as _, Roots as _};
+use num_integer::Integer as _;
 use num_traits::{FromPrimitive as _, Signed as _, ToPrimitive as _};
 
 use super::{

@@ -65,7 +65,7 @@ impl Formula {
     /// `bantime.factor`), a formula that uses some has no result.
     ///
     /// # Errors
-    /// What makes Python raise an exception (a division by zero), and numbers of more than [`number::MAX_BITS`].
+    /// What makes Python raise an exception (a division by zero), and whole numbers of more than 8192 bits.
     pub fn evaluate(&self, names: Option<&Names>, random: &mut dyn FnMut() -> f64) -> Result<Number, Wrong> {
         Evaluation { names, random }.evaluate(&self.0)
     }

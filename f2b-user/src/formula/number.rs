@@ -4,12 +4,12 @@ use std::{cmp::Ordering, fmt};
 
 use num_bigint::{BigInt, Sign};
 use num_integer::Integer as _;
-use num_traits::{FromPrimitive as _, Pow as _, Signed as _, ToPrimitive as _, Zero as _};
+use num_traits::{FromPrimitive as _, Signed as _, ToPrimitive as _, Zero as _};
 
 use super::Wrong;
 
 /// The most bits of a whole number: a ban of 2^8192 seconds is long enough.
-pub const MAX_BITS: u64 = 8192;
+pub(super) const MAX_BITS: u64 = 8192;
 
 /// A number as Python has it.
 #[derive(Clone, Debug, PartialEq)]
