@@ -46,7 +46,10 @@ fn attackers_and_bans_take_little_memory() {
     let line = |n: u32| Line {
         jail: "sshd".into(),
         time: Some(now),
-        text: format!("host sshd[{n}]: Failed password for invalid user admin from {} port 4711 ssh2", address(n)),
+        text: format!(
+            "host sshd[{n}]: Failed password for invalid user admin from {} port 4711 ssh2",
+            address(n)
+        ),
     };
     agent.line(&line(0), false, now);
     let before = anonymous();
