@@ -63,7 +63,7 @@ fn attackers_and_bans_take_little_memory() {
         panic!("no status");
     };
     assert_eq!(status.currently_failed, 1_000_000);
-    assert!(used < 190 << 20, "{used} bytes");
+    assert!(used < 180 << 20, "{used} bytes");
     agent.sweep(now + Duration::from_secs(10_000));
     let left = anonymous().saturating_sub(before);
     assert!(left < 10 << 20, "{left} bytes are left when they are forgotten");

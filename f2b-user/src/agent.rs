@@ -3,6 +3,7 @@
 //! Decisions are made in [`jail`](crate::jail) and [`ban`](crate::ban); here they are carried out: kernel map first,
 //! then store, then log.
 
+mod asking;
 mod import;
 
 use std::{
@@ -23,7 +24,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     action::{Actions, Info, JailInfo},
-    ask::{self, Known, Questions, Settled, Waiting},
+    ask::{Known, Questions, Waiting},
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
     config::{BanTime, Config, LogPath, LogSource, Own},
     control::{
@@ -352,90 +353,6 @@ impl<M: BanMap> Agent<M> {
         }
     }
 
-    /// Charges the addresses of a host name.
-    fn resolved(&mut self, waiting: Waiting, addresses: &[IpAddr], now: SystemTime) {
-        let warns = self.jails.get(&waiting.jail).is_some_and(|jail| jail.settings().warns_of_dns);
-        if warns && !addresses.is_empty() {
-            warn!(
-                jail = waiting.jail,
-                "Determined IP using DNS Lookup: {} = {addresses:?}", waiting.failure.fid
-            );
-        }
-        for &ip in addresses {
-            let failure = Failure { fid: ip.to_string(), ip: Some(ip), ..waiting.failure.clone() };
-            self.check(Waiting { failure, ..waiting.clone() }, ip, now);
-        }
-    }
-
-    /// Charges a failure unless it is ignored (`Filter.inIgnoreIPList`).
-    fn check(&mut self, waiting: Waiting, ip: IpAddr, now: SystemTime) {
-        let Some(jail) = self.jails.get(&waiting.jail) else { return };
-        let ignore = &jail.settings().ignore;
-        let asks = ignore.command.is_some()
-            || ignore.cache.is_some()
-            || !ignore.names.is_empty()
-            || !ignore.files.is_empty();
-        // What was decided on before adds up to no ban, and is not asked for again.
-        if !asks || waiting.replayed {
-            return self.charge(&waiting, ip, now);
-        }
-        if jail.ignores(ip, &self.own_addresses).is_some() {
-            self.questions.remember(ignore, &waiting, ip, true, now);
-            return self.charge(&waiting, ip, now);
-        }
-        match self.questions.check(ignore, waiting, ip, now) {
-            Known::Now(true, waiting) => debug!(jail = waiting.jail, %ip, "Ignored as before"),
-            Known::Now(false, waiting) => self.charge(&waiting, ip, now),
-            Known::Later => {}
-        }
-    }
-
-    /// Goes on with the failures that have waited for this answer.
-    pub fn answered(&mut self, answer: ask::Answer, now: SystemTime) {
-        match self.questions.settle(answer, now) {
-            Settled::Resolved(all, addresses) => {
-                all.into_iter().for_each(|waiting| self.resolved(waiting, &addresses, now));
-            }
-            Settled::Checked(all, is_ignored) => {
-                for waiting in all {
-                    let (Some(ip), Some(jail)) = (waiting.failure.ip, self.jails.get(&waiting.jail)) else {
-                        continue;
-                    };
-                    self.questions.remember(&jail.settings().ignore, &waiting, ip, is_ignored, now);
-                    if is_ignored {
-                        event::ignored(&waiting.jail, ip, "command", "ignorecommand says so");
-                    } else {
-                        self.charge(&waiting, ip, now);
-                    }
-                }
-            }
-            Settled::Ignored { jail: name, nets, problems, waiting } => {
-                for problem in problems {
-                    warn!(jail = name, "ignoreip: {problem}");
-                }
-                if let Some(jail) = self.jails.get_mut(&name)
-                    && (!jail.knows_all_ignored() || jail.also_ignored() != nets)
-                {
-                    jail.also_ignore(nets);
-                    self.allow_everywhere_ignored();
-                }
-                for waiting in waiting {
-                    if let Some(ip) = waiting.failure.ip {
-                        self.check(waiting, ip, now);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Asks who stands behind the names and files of `ignoreip`.
-    fn refresh_ignored(&mut self) {
-        for jail in self.jails.values() {
-            let before = jail.also_ignored().to_vec();
-            self.questions.refresh(jail.settings(), before, !jail.knows_all_ignored());
-        }
-    }
-
     /// Charges a failure to its address.
     fn charge(&mut self, waiting: &Waiting, ip: IpAddr, now: SystemTime) {
         let Waiting { jail: name, failure, time, replayed } = waiting;
@@ -478,7 +395,7 @@ impl<M: BanMap> Agent<M> {
     fn ban(&mut self, ticket: &mut Ticket, now: SystemTime) -> Result<()> {
         let Some(jail) = self.jails.get(&ticket.jail) else { return Ok(()) };
         let subject = ticket.subject;
-        let past = self.history.of(&ticket.jail, subject);
+        let past = jail.past(subject, &self.history);
         if let Err(wrong) = jail.sentence(ticket, &self.history, &mut fastrand::f64) {
             error!(jail = ticket.jail, ip = %subject, "Its ban time is not increased: {wrong}");
         }
@@ -690,12 +607,19 @@ impl<M: BanMap> Agent<M> {
         let (mut banned, mut refused) = (Vec::new(), Vec::new());
         for &subject in subjects {
             let mut ticket = Ticket::by_hand(name, subject, now, length);
-            let result = match self.must_not_be_banned(name, subject) {
-                Some(reason) => Err(reason),
-                None => self.ban(&mut ticket, now).map_err(|error| format!("{error:#}")),
+            let banned_until = self.bans.until_of(subject, name);
+            let result = match (self.must_not_be_banned(name, subject), banned_until) {
+                (Some(reason), _) => Err(reason),
+                (None, Some(until)) => {
+                    self.prolong(&ticket, until, now).map_err(|error| format!("{error:#}"))
+                }
+                (None, None) => self.ban(&mut ticket, now).map_err(|error| format!("{error:#}")),
             };
             match result {
-                Ok(()) => banned.push(Banned { address: subject, until: ticket.until() }),
+                Ok(()) => {
+                    let until = self.bans.until_of(subject, name).unwrap_or_else(|| ticket.until());
+                    banned.push(Banned { address: subject, until });
+                }
                 Err(reason) => refused.push(Refused { address: subject, reason }),
             }
         }
@@ -771,6 +695,14 @@ impl<M: BanMap> Agent<M> {
         }
         let unnumbered = self.number_scopes(self.bans.scopes());
         self.questions.forget();
+        if !self.goes_by_history() {
+            self.history = History::default();
+        } else if self.history.is_empty() {
+            self.history = self.store.history(now).unwrap_or_else(|error| {
+                error!("It is not known who was banned before: {error:#}");
+                History::default()
+            });
+        }
         let gone = self.owners_without_jail();
         self.unban(gone, now);
         for name in old.keys() {
@@ -862,23 +794,6 @@ impl<M: BanMap> Agent<M> {
         }
     }
 
-    /// Tells the store everything, after it has lost something.
-    fn store_all(&mut self, now: SystemTime) {
-        let bans = self.bans.iter().filter(|(_, owner, _)| !owner.starts_with(KERNEL));
-        let stored = bans.map(|(subject, owner, until)| {
-            let past = self.history.of(owner, subject);
-            StoredBan {
-                owner: owner.into(),
-                subject,
-                until,
-                started: past.map_or(now, |past| past.time),
-                bancount: past.map_or(1, |past| past.count),
-            }
-        });
-        self.store.all(stored.collect(), now);
-        self.positions.values_mut().for_each(|position| position.is_stored = false);
-    }
-
     /// Whether earlier bans matter to any jail.
     fn goes_by_history(&self) -> bool {
         self.jails.values().any(|jail| jail.settings().increment.is_some())
@@ -939,8 +854,13 @@ impl<M: BanMap> Agent<M> {
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
                     self.store_positions();
-                    std::mem::take(&mut self.actions).stop().await;
+                    // First what must not be lost, then what may take its time.
                     self.store.flush();
+                    std::mem::take(&mut self.actions).stop().await;
+                    let waiting = self.questions.waiting();
+                    if waiting > 0 {
+                        warn!(waiting, "Failures that waited for a look-up or for ignorecommand are not counted");
+                    }
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");

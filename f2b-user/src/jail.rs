@@ -10,9 +10,10 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    ban::Subject,
     config::{BanTime, JailSettings},
     filter::{self, Failure, Fields},
-    history::History,
+    history::{History, Past},
     increment::Increased,
     matches::{Matches, Place},
     ticket::{Length, Ticket},
@@ -249,7 +250,7 @@ impl Jail {
         own: &[IpAddr],
         now: SystemTime,
     ) -> Outcome {
-        if time + self.settings.findtime < now {
+        if self.is_too_old(time, now) {
             return Outcome::Ignored(Ignored::TooOld);
         }
         if let Some(reason) = self.ignores(address, own) {
@@ -283,6 +284,11 @@ impl Jail {
         }
         let ticket = self.ticket(address, tally, evidence);
         Outcome::Ban(count, Box::new(ticket))
+    }
+
+    /// Whether a failure at `time` is outside of the find window.
+    pub fn is_too_old(&self, time: SystemTime, now: SystemTime) -> bool {
+        time + self.settings.findtime < now
     }
 
     /// Adds a failure to those of its address.
@@ -326,6 +332,15 @@ impl Jail {
         Ticket { failures: tally.failures, matches, fields, ..ticket }
     }
 
+    /// The earlier bans that `bantime.increment` goes by, if it is on.
+    pub fn past(&self, subject: Subject, history: &History) -> Option<Past> {
+        if self.settings.increment.as_ref()?.overalljails {
+            history.over_all(subject)
+        } else {
+            history.of(&self.settings.name, subject)
+        }
+    }
+
     /// Has the ban last as long as the earlier ones of this address make it (`server/observer.py`, `incrBanTime`).
     /// `random` gives numbers from 0 to 1.
     ///
@@ -341,11 +356,7 @@ impl Jail {
         else {
             return Ok(());
         };
-        let past = if increment.overalljails {
-            history.over_all(ticket.subject)
-        } else {
-            history.of(&self.settings.name, ticket.subject)
-        };
+        let past = self.past(ticket.subject, history);
         let Some(past) = past.filter(|_| bantime >= Duration::from_secs(1)) else { return Ok(()) };
         ticket.bancount = past.count.saturating_add(1);
         ticket.bantime = match increment.bantime(bantime.as_secs(), past.count, random)? {
@@ -453,7 +464,7 @@ impl Jail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ban::Until, config::test_settings, history::Past};
+    use crate::{ban::Until, config::test_settings};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)

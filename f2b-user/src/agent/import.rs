@@ -1,11 +1,11 @@
-//! Bans that somebody else has made become the agent's.
+//! Bans that somebody else has made become the agent's; and all of its bans become the store's.
 
 use std::time::SystemTime;
 
 use super::Agent;
 use crate::{
     action::Actions,
-    ban::Until,
+    ban::KERNEL,
     control::{Answer, Refused},
     history::Past,
     import::Imported,
@@ -56,7 +56,6 @@ impl<M: BanMap> Agent<M> {
         if is_counted {
             self.history.add(&ban.jail, ban.address, Past { count: ban.bancount, time: started });
         }
-        let until = if holds { until } else { Until::Time(started.min(now)).max(until) };
         let stored = StoredBan {
             owner: ban.jail.as_str().into(),
             subject: ban.address,
@@ -70,5 +69,22 @@ impl<M: BanMap> Agent<M> {
         }
         self.store.add(stored);
         Ok(holds)
+    }
+
+    /// Tells the store everything, after it has lost something.
+    pub(super) fn store_all(&mut self, now: SystemTime) {
+        let bans = self.bans.iter().filter(|(_, owner, _)| !owner.starts_with(KERNEL));
+        let stored = bans.map(|(subject, owner, until)| {
+            let past = self.history.of(owner, subject);
+            StoredBan {
+                owner: owner.into(),
+                subject,
+                until,
+                started: past.map_or(now, |past| past.time),
+                bancount: past.map_or(1, |past| past.count),
+            }
+        });
+        self.store.all(stored.collect(), now);
+        self.positions.values_mut().for_each(|position| position.is_stored = false);
     }
 }

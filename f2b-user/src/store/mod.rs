@@ -223,6 +223,16 @@ impl Store {
         move |subject, jail| merged(&messages, subject, jail)
     }
 
+    /// Who was banned before. Waits for the disk.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn history(&self, now: SystemTime) -> Result<History> {
+        let (reply, answer) = sync_channel(1);
+        self.messages.send(Message::History { now, reply }).context("the store has stopped")?;
+        answer.recv().context("the store has stopped")?
+    }
+
     /// Waits until there is room for some more. Not for the agent's loop.
     pub fn wait_for_room(&self) {
         if self.sent.fetch_add(1, Ordering::Relaxed) % (WAITING / 2) == 0 {
@@ -347,6 +357,14 @@ mod tests {
         let mut store = open(dir.path(), at(600));
         assert_eq!(store.stored.history.of("recidive", v6s), None, "an unban forgets");
         assert_eq!(bans(&mut store), []);
+    }
+
+    #[test]
+    fn who_was_banned_before_can_be_asked_for_later() {
+        let store = Store::in_memory().unwrap();
+        store.ban(&Ticket { bancount: 4, ..ticket("sshd", "192.0.2.7", 100, 9.0) });
+        let past = store.history(at(500)).unwrap().of("sshd", "192.0.2.7".parse().unwrap());
+        assert_eq!(past, Some(Past { count: 4, time: at(100) }));
     }
 
     #[test]

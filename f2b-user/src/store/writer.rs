@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Result;
@@ -18,7 +18,10 @@ use super::{
     Merged, Settings, WAITING,
     tables::{self, Op},
 };
-use crate::ban::Subject;
+use crate::{
+    ban::Subject,
+    history::{History, Past},
+};
 
 /// How long it gathers.
 const GATHER: Duration = Duration::from_millis(50);
@@ -30,7 +33,16 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Message {
     Write(Op),
-    Merged { subject: Subject, jail: Option<String>, reply: SyncSender<Result<Merged>> },
+    Merged {
+        subject: Subject,
+        jail: Option<String>,
+        reply: SyncSender<Result<Merged>>,
+    },
+    /// Who was banned before.
+    History {
+        now: SystemTime,
+        reply: SyncSender<Result<History>>,
+    },
     Flush(SyncSender<()>),
 }
 
@@ -66,6 +78,7 @@ impl Writer {
             match message {
                 Ok(Message::Write(op)) => {
                     self.waiting.push(op);
+                    self.give_up_what_is_too_much();
                     let is_full = self.waiting.len() >= BATCH && self.failing.is_none();
                     if is_full {
                         self.write();
@@ -76,6 +89,10 @@ impl Writer {
                     let (jail, count) = (jail.as_deref(), self.settings.maxmatches);
                     // Whoever asked may have given up.
                     drop(reply.send(tables::merged(&self.connection, subject, jail, count)));
+                }
+                Ok(Message::History { now, reply }) => {
+                    self.write();
+                    drop(reply.send(self.history(now)));
                 }
                 Ok(Message::Flush(reply)) => {
                     self.write();
@@ -98,6 +115,14 @@ impl Writer {
                 due = Some(Instant::now() + if self.failing.is_some() { RETRY } else { GATHER });
             }
         }
+    }
+
+    fn history(&self, now: SystemTime) -> Result<History> {
+        let mut history = History::default();
+        tables::bans(&self.connection, now, true, |owner, subject, _, started, bancount| {
+            history.add(owner, subject, Past { count: bancount, time: started });
+        })?;
+        Ok(history)
     }
 
     fn write(&mut self) {
@@ -124,11 +149,6 @@ impl Writer {
         if tables::is_damaged(error) && self.begin_anew(error) {
             return;
         }
-        let mut gave_up = self.failing.is_some_and(|(_, gave_up)| gave_up);
-        if self.waiting.len() > WAITING {
-            self.waiting.clear();
-            gave_up = true;
-        }
         match self.failing {
             None => {
                 error!("The store cannot be written; bans hold, and are remembered until it can: {error:#}")
@@ -138,8 +158,18 @@ impl Writer {
             }
             Some(_) => {}
         }
-        let since = self.failing.map_or_else(Instant::now, |(since, _)| since);
-        self.failing = Some((since, gave_up));
+        self.failing.get_or_insert((Instant::now(), false));
+        self.give_up_what_is_too_much();
+    }
+
+    /// A disk that takes nothing must not fill the memory.
+    fn give_up_what_is_too_much(&mut self) {
+        if let Some((_, gave_up)) = &mut self.failing
+            && self.waiting.len() > WAITING
+        {
+            self.waiting.clear();
+            *gave_up = true;
+        }
     }
 
     /// Sets a damaged file aside, and begins another one.
@@ -166,5 +196,61 @@ impl Writer {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ban::Until, store::StoredBan};
+
+    fn ban(n: u32) -> Op {
+        let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n);
+        let (now, owner) = (SystemTime::UNIX_EPOCH, "sshd".into());
+        let subject = std::net::IpAddr::from(ip).into();
+        Op::Ban(StoredBan { owner, subject, until: Until::Forever, started: now, bancount: 1 }, None)
+    }
+
+    fn stored(writer: &Writer) -> u32 {
+        let count = "SELECT COUNT(*) FROM bans";
+        writer.connection.query_row(count, [], |row| row.get(0)).unwrap()
+    }
+
+    /// A disk is full when a database may not grow.
+    fn fill(writer: &Writer, is_full: bool) {
+        let pages = if is_full { 1 } else { 1 << 20 };
+        writer.connection.pragma_update(None, "max_page_count", pages).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_nothing_is_lost_until_it_is_too_much() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let connection = Connection::open(&path).unwrap();
+        tables::prepare(&connection).unwrap();
+        let lost = Arc::new(AtomicBool::new(false));
+        let mut writer = Writer::new(connection, Some(path), Settings::default(), Arc::clone(&lost));
+        fill(&writer, true);
+        writer.waiting.extend((0..5000).map(ban));
+        writer.write();
+        assert!(writer.failing.is_some() && writer.waiting.len() == 5000);
+        assert_eq!(stored(&writer), 0);
+        fill(&writer, false);
+        writer.write();
+        assert_eq!((stored(&writer), writer.failing.is_none()), (5000, true));
+        assert!(!lost.load(Ordering::Relaxed));
+
+        fill(&writer, true);
+        for n in 5000..60_000 {
+            writer.waiting.push(ban(n));
+            writer.give_up_what_is_too_much();
+            if writer.waiting.len() == BATCH {
+                writer.write();
+            }
+            assert!(writer.waiting.len() <= WAITING);
+        }
+        fill(&writer, false);
+        writer.write();
+        assert!(lost.load(Ordering::Relaxed), "the agent must tell all bans anew");
     }
 }
