@@ -96,7 +96,8 @@ fn a_log_file_is_as_fail2bans_and_recidive_reads_it() {
     fs::remove_file(&log).expect("it is there");
     wait_until(PATIENCE, "the log is there again", || {
         f2b_ok(&lab, &["ban", "sshd", "192.0.2.200"]);
-        read(&log).contains("[sshd] Ban 192.0.2.200")
+        f2b_ok(&lab, &["unban", "192.0.2.200"]);
+        read(&log).contains("[sshd] Unban 192.0.2.200")
     });
 }
 
