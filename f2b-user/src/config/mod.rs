@@ -131,8 +131,6 @@ pub struct Config {
     pub log: LogOptions,
 }
 
-/// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
     ///
