@@ -158,7 +158,7 @@ impl<M: BanMap> Agent<M> {
         for ban in stored_bans {
             // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
             if let Some(scopes) = self.scopes.get(&*ban.owner) {
-                self.bans.add(ban.subject, &ban.owner, ban.until, *scopes);
+                self.bans.insert(ban.subject, &ban.owner, ban.until, *scopes);
             }
         }
         let mut adopted = 0;
@@ -266,7 +266,7 @@ impl<M: BanMap> Agent<M> {
             Some(ip) => self.check(waiting, ip, now),
             None if waiting.failure.is_name => {
                 if let Known::Now(addresses, waiting) = self.questions.resolve(waiting, now) {
-                    self.resolved(waiting, &addresses, now);
+                    self.resolved(*waiting, &addresses, now);
                 }
             }
             // Something else than an address, which the kernel cannot drop.

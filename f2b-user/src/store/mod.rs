@@ -218,7 +218,7 @@ impl Store {
 
     /// Waits until there is room for some more. Not for the agent's loop.
     pub fn wait_for_room(&self) {
-        if self.sent.fetch_add(1, Ordering::Relaxed) % (WAITING / 2) == 0 {
+        if self.sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(WAITING / 2) {
             self.flush();
         }
     }

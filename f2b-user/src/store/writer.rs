@@ -72,7 +72,7 @@ impl Writer {
         let mut due: Option<Instant> = None;
         loop {
             let message = match due {
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                None => inbox.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
                 Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
             match message {
