@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Result;
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 
 use super::{
@@ -44,6 +45,8 @@ pub(super) enum Message {
         reply: SyncSender<Result<History>>,
     },
     Flush(SyncSender<()>),
+    /// The same for those who may not block.
+    Flushed(oneshot::Sender<()>),
 }
 
 pub(super) struct Writer {
@@ -93,6 +96,12 @@ impl Writer {
                 Ok(Message::History { now, reply }) => {
                     self.write();
                     drop(reply.send(self.history(now)));
+                }
+                Ok(Message::Flushed(reply)) => {
+                    self.write();
+                    if reply.send(()).is_err() {
+                        debug!("Nobody waits for the store");
+                    }
                 }
                 Ok(Message::Flush(reply)) => {
                     self.write();
