@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{interval, sleep},
+    time::{interval, sleep, timeout},
 };
 use tracing::{debug, error, info, warn};
 
@@ -56,6 +56,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(30);
 const STORE_POSITIONS: Duration = Duration::from_secs(1);
 /// How often the names and files of `ignoreip` are looked at again.
 const REFRESH: Duration = Duration::from_secs(60);
+/// How long an answer waits for what it tells to be stored.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the store forgets what is too old (`ObserverThread.__db_purge_interval`).
 const PURGE: Duration = Duration::from_secs(3600);
 /// A line that claims to be from later than this from now was written by a clock that is wrong.
@@ -174,7 +176,7 @@ impl<M: BanMap> Agent<M> {
         for ban in stored_bans {
             // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
             if let Some(scopes) = self.scopes.get(&*ban.owner) {
-                self.bans.add(ban.subject, &ban.owner, ban.until, *scopes);
+                self.bans.insert(ban.subject, &ban.owner, ban.until, *scopes);
             }
         }
         let mut adopted = 0;
@@ -345,7 +347,7 @@ impl<M: BanMap> Agent<M> {
             Some(ip) => self.check(waiting, ip, now),
             None if waiting.failure.is_name => {
                 if let Known::Now(addresses, waiting) = self.questions.resolve(waiting, now) {
-                    self.resolved(waiting, &addresses, now);
+                    self.resolved(*waiting, &addresses, now);
                 }
             }
             // Something else than an address, which the kernel cannot drop.
@@ -449,7 +451,10 @@ impl<M: BanMap> Agent<M> {
         let before =
             self.bans.until_of(subject, jail).map(|until| (until, self.bans.scopes_of(subject, jail)));
         let changes = self.bans.add(subject, jail, until, self.scopes.get(jail).copied().unwrap_or_default());
-        let Err(error) = self.apply(changes, now) else { return Ok(()) };
+        let Err(error) = self.apply(changes, now) else {
+            self.take_over_from_kernel(subject, jail, now);
+            return Ok(());
+        };
         self.refused += 1;
         // What the kernel does not hold is not banned, whatever the agent would like.
         let undone = match before {
@@ -460,6 +465,19 @@ impl<M: BanMap> Agent<M> {
             error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
         }
         Err(error)
+    }
+
+    /// A ban that was found in the kernel alone is the jail's if the jail makes the same: an agent before this one was
+    /// killed before it was stored.
+    fn take_over_from_kernel(&mut self, subject: Subject, jail: &str, now: SystemTime) {
+        let Some(adopted) = self.bans.until_of(subject, KERNEL) else { return };
+        let covers_more = self.bans.scopes_of(subject, KERNEL) & !self.bans.scopes_of(subject, jail) != 0;
+        let is_shorter = |own: Until| adopted.is_later(own, SAME_END);
+        if covers_more || self.bans.until_of(subject, jail).is_none_or(is_shorter) {
+            return;
+        }
+        let changes = self.bans.remove(subject, KERNEL).into_iter().collect();
+        self.carry_out(changes, now, "The kernel keeps the ban as it was");
     }
 
     /// Ends the bans of these owners and subjects.
@@ -885,8 +903,15 @@ impl<M: BanMap> Agent<M> {
                     let reload = request == Request::Reload;
                     let answer = self.answer(request, SystemTime::now());
                     let reloaded = reload && matches!(answer, Answer::Reloaded { .. });
-                    // A client that has gone away needs no answer.
-                    drop(reply.send(answer));
+                    let stored = self.store.flushed();
+                    tokio::spawn(async move {
+                        // What the operator is told is done survives the next moment, unless the disk hangs.
+                        if timeout(STORE_PATIENCE, stored).await.is_err() {
+                            warn!("The store does not answer; what was asked for is done, and not stored yet");
+                        }
+                        // A client that has gone away needs no answer.
+                        drop(reply.send(answer));
+                    });
                     reloaded
                 }
                 () = changes.next() => {

@@ -299,25 +299,27 @@ impl BanSet {
     /// Bans `subject` for `owner`; a ban that this owner already has gets the new end and scopes. Returns what the
     /// kernel map must do to follow.
     pub fn add(&mut self, subject: Subject, owner: &str, until: Until, scopes: Scopes) -> Vec<Change> {
-        let owner = self.number(owner);
-        let end = End::from(until);
-        self.change(subject, |set| {
-            let bans = set.bans.entry(subject).or_default();
-            let ban = Ban { end, scopes, owner };
-            match bans.iter_mut().find(|known| known.owner == owner) {
-                Some(known) => {
-                    set.ends.remove(&(known.end, subject, owner));
-                    *known = ban;
-                }
-                None => bans.push(ban),
+        self.change(subject, |set| set.insert(subject, owner, until, scopes))
+    }
+
+    /// The same where nobody follows yet: what the kernel map must hold is asked for at the end.
+    pub fn insert(&mut self, subject: Subject, owner: &str, until: Until, scopes: Scopes) {
+        let (owner, end) = (self.number(owner), End::from(until));
+        let bans = self.bans.entry(subject).or_default();
+        let ban = Ban { end, scopes, owner };
+        match bans.iter_mut().find(|known| known.owner == owner) {
+            Some(known) => {
+                self.ends.remove(&(known.end, subject, owner));
+                *known = ban;
             }
-            if end != End::NEVER {
-                set.ends.insert((end, subject, owner));
-            }
-            if subject.address().is_none() {
-                set.prefixes.insert(subject);
-            }
-        })
+            None => bans.push(ban),
+        }
+        if end != End::NEVER {
+            self.ends.insert((end, subject, owner));
+        }
+        if subject.address().is_none() {
+            self.prefixes.insert(subject);
+        }
     }
 
     /// Ends `owner`'s ban of `subject`. What others ban stays banned.

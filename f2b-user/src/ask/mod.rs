@@ -6,7 +6,7 @@
 //! many failures wait for it; and how many may wait, and how many commands and look-ups run, is bounded.
 //!
 //! - [`cache`]: answers that hold for a while
-//! - [`command`]: `ignorecommand`
+//! - [`command`] runs `ignorecommand`
 //! - [`resolve`]: names and files → addresses
 
 mod cache;
@@ -80,7 +80,7 @@ pub enum Settled {
 /// What is known, or will be.
 #[derive(Debug)]
 pub enum Known<T> {
-    Now(T, Waiting),
+    Now(T, Box<Waiting>),
     /// The failure waits for its answer.
     Later,
 }
@@ -133,10 +133,10 @@ impl Questions {
     pub fn resolve(&mut self, waiting: Waiting, now: SystemTime) -> Known<Vec<IpAddr>> {
         let name = waiting.failure.fid.clone();
         if let Some(addresses) = self.names.get(&name, now) {
-            return Known::Now(addresses.clone(), waiting);
+            return Known::Now(addresses.clone(), waiting.into());
         }
         if !self.has_room() {
-            return Known::Now(Vec::new(), waiting);
+            return Known::Now(Vec::new(), waiting.into());
         }
         self.waiting += 1;
         let all = self.resolving.entry(name.clone()).or_default();
@@ -154,23 +154,23 @@ impl Questions {
 
     /// Whether the jail's `ignorecommand` ignores a failure of `ip`, or what its `ignorecache` remembers.
     pub fn check(&mut self, ignore: &Ignore, waiting: Waiting, ip: IpAddr, now: SystemTime) -> Known<bool> {
-        if let Some(unready) = self.unready.get_mut(&waiting.jail) {
-            if self.waiting < WAITING {
-                self.waiting += 1;
-                unready.push(waiting);
-                return Known::Later;
-            }
+        if self.waiting < WAITING
+            && let Some(unready) = self.unready.get_mut(&waiting.jail)
+        {
+            self.waiting += 1;
+            unready.push(waiting);
+            return Known::Later;
         }
         let key = match &ignore.cache {
             Some(cache) => command::key(&cache.key, &waiting, ip),
             None => ip.to_string(),
         };
         if let Some(is_ignored) = self.verdicts.get(&waiting.jail).and_then(|cache| cache.get(&key, now)) {
-            return Known::Now(*is_ignored, waiting);
+            return Known::Now(*is_ignored, waiting.into());
         }
-        let Some(text) = &ignore.command else { return Known::Now(false, waiting) };
+        let Some(text) = &ignore.command else { return Known::Now(false, waiting.into()) };
         if !self.has_room() {
-            return Known::Now(false, waiting);
+            return Known::Now(false, waiting.into());
         }
         self.waiting += 1;
         let jail = waiting.jail.clone();

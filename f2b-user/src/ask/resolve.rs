@@ -47,7 +47,9 @@ pub(super) async fn addresses(name: &str) -> Result<Vec<IpAddr>> {
         let found = answer.await.context("the look-up has stopped")?.map_err(|error| anyhow!("{error}"))?;
         Ok(found.into_iter().map(|ip| ip.to_canonical()).collect())
     };
-    timeout(TIMEOUT, look_up).await.map_err(|_| anyhow!("no answer within {} seconds", TIMEOUT.as_secs()))?
+    timeout(TIMEOUT, look_up)
+        .await
+        .map_err(|_elapsed| anyhow!("no answer within {} seconds", TIMEOUT.as_secs()))?
 }
 
 /// The addresses and prefixes in a file: between spaces, commas and line ends, up to a `#`. And what is none of them.

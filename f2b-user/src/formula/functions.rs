@@ -22,6 +22,9 @@ struct Known {
     kind: Kind,
 }
 
+/// Takes numbers from 0 to 1, too.
+type Dice = fn(&[Number], &mut dyn FnMut() -> f64) -> Result<Number, Wrong>;
+
 #[derive(Debug)]
 enum Kind {
     /// Of one float.
@@ -33,7 +36,7 @@ enum Kind {
     /// A float made whole.
     Whole(fn(f64) -> f64),
     Any(fn(&[Number]) -> Result<Number, Wrong>),
-    Random(fn(&[Number], &mut dyn FnMut() -> f64) -> Result<Number, Wrong>),
+    Random(Dice),
 }
 
 const MANY: usize = 1000;

@@ -25,6 +25,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use self::{
@@ -235,7 +236,7 @@ impl Store {
 
     /// Waits until there is room for some more. Not for the agent's loop.
     pub fn wait_for_room(&self) {
-        if self.sent.fetch_add(1, Ordering::Relaxed) % (WAITING / 2) == 0 {
+        if self.sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(WAITING / 2) {
             self.flush();
         }
     }
@@ -245,6 +246,17 @@ impl Store {
         let (reply, done) = sync_channel(1);
         if self.messages.send(Message::Flush(reply)).is_ok() && done.recv().is_err() {
             warn!("The store has stopped");
+        }
+    }
+
+    /// Comes to an end when all that was told so far is written, or given up.
+    pub fn flushed(&self) -> impl Future<Output = ()> + 'static {
+        let (reply, done) = oneshot::channel();
+        let is_sent = self.messages.try_send(Message::Flushed(reply)).is_ok();
+        async move {
+            if is_sent && done.await.is_err() {
+                warn!("The store has stopped");
+            }
         }
     }
 

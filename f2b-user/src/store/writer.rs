@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Result;
 use rusqlite::Connection;
+use tokio::sync::oneshot;
 use tracing::{debug, error, warn};
 
 use super::{
@@ -44,6 +45,8 @@ pub(super) enum Message {
         reply: SyncSender<Result<History>>,
     },
     Flush(SyncSender<()>),
+    /// The same for those who may not block.
+    Flushed(oneshot::Sender<()>),
 }
 
 pub(super) struct Writer {
@@ -72,7 +75,7 @@ impl Writer {
         let mut due: Option<Instant> = None;
         loop {
             let message = match due {
-                None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                None => inbox.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
                 Some(due) => inbox.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
             match message {
@@ -93,6 +96,12 @@ impl Writer {
                 Ok(Message::History { now, reply }) => {
                     self.write();
                     drop(reply.send(self.history(now)));
+                }
+                Ok(Message::Flushed(reply)) => {
+                    self.write();
+                    if reply.send(()).is_err() {
+                        debug!("Nobody waits for the store");
+                    }
                 }
                 Ok(Message::Flush(reply)) => {
                     self.write();
