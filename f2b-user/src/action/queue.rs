@@ -6,7 +6,7 @@
 //! that it can only be waiting for somebody else. So a mailer that hangs holds up nobody.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     rc::Rc,
     sync::{
@@ -43,9 +43,11 @@ const WAITING: usize = 32 * 1024 * 1024;
 /// From here on there is room only for the ends of bans: what was made of a ban should go.
 const WAITING_BANS: usize = WAITING / 4 * 3;
 /// How long a command has its turn to itself.
-const TURN: Duration = Duration::from_millis(500);
+const TURN: Duration = Duration::from_millis(250);
+/// The same while another one of its file has taken longer than its turn: enough to rewrite a file.
+const SHORT_TURN: Duration = Duration::from_millis(25);
 /// How many commands of one action's file run at once.
-const SIDE_BY_SIDE: usize = 16;
+const SIDE_BY_SIDE: usize = 32;
 /// How many commands run at once in all.
 const PROCESSES: usize = 64;
 /// How long what was asked before the agent's stop may take to be done.
@@ -249,6 +251,24 @@ struct Line {
 struct Turns {
     turn: Semaphore,
     side_by_side: Semaphore,
+    /// Commands that have taken longer than their turn.
+    overdue: Cell<usize>,
+}
+
+/// One command that has taken longer than its turn, until it ends or is given up.
+struct Overdue<'a>(&'a Cell<usize>);
+
+impl<'a> Overdue<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Overdue<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 struct Worker {
@@ -456,7 +476,11 @@ impl Worker {
     /// Runs something of an action when it is its turn.
     async fn in_turn(&self, action: &Action, work: impl Future<Output = ()>) {
         let turns = Rc::clone(self.turns.borrow_mut().entry(action.file.clone()).or_insert_with(|| {
-            Rc::new(Turns { turn: Semaphore::new(1), side_by_side: Semaphore::new(SIDE_BY_SIDE) })
+            Rc::new(Turns {
+                turn: Semaphore::new(1),
+                side_by_side: Semaphore::new(SIDE_BY_SIDE),
+                overdue: Cell::new(0),
+            })
         }));
         // They are never closed.
         let _one_of_few = turns.side_by_side.acquire().await;
@@ -466,8 +490,9 @@ impl Worker {
         tokio::select! {
             biased;
             () = &mut work => return,
-            () = sleep(TURN) => drop(turn),
+            () = sleep(if turns.overdue.get() > 0 { SHORT_TURN } else { TURN }) => drop(turn),
         }
+        let _overdue = Overdue::new(&turns.overdue);
         work.await;
     }
 
