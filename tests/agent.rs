@@ -159,3 +159,111 @@ fn the_socket_of_a_dead_agent_is_no_obstacle() {
     let agent = f2b(dir.path(), &["run", "--dry-run"]).stderr(log).spawn().expect("f2b starts");
     DryRun { dir, agent }.wait_for("Ready");
 }
+
+impl DryRun {
+    /// With a jail `[x]` that has these options, and the log that it reads; three failures ban.
+    fn start_with(options: &str) -> (Self, std::path::PathBuf) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).expect("it is writable");
+        fs::create_dir(dir.path().join("filter.d")).expect("it is writable");
+        write("filter.d/x.conf", "[Definition]\nfailregex = ^ <HOST> failed as <F-USER>.*</F-USER>$\n");
+        write("x.log", "");
+        let jail = format!(
+            "[sshd]\nenabled = no\n[x]\nenabled = yes\nfilter = x\nbackend = polling\nlogpath = {}/x.log\n\
+             maxretry = 3\nbantime = 1h\nignoreself = no\nignoreip =\n{options}\n",
+            dir.path().display()
+        );
+        // The last of two lines counts in no dialect: an option stands once.
+        let jail = if options.contains("ignoreip") { jail.replace("ignoreip =\n", "") } else { jail };
+        write("jail.local", &jail);
+        let log = File::create(dir.path().join("log")).expect("it is writable");
+        let agent = f2b(dir.path(), &["run", "--dry-run"]).stderr(log).spawn().expect("f2b starts");
+        let lines = dir.path().join("x.log");
+        let run = Self { dir, agent };
+        run.wait_for("Ready");
+        (run, lines)
+    }
+
+    fn banned(&self) -> Vec<String> {
+        let status = self.json(&["status", "x", "--json"]);
+        let banned = status["banned"].as_array().expect("a list").iter();
+        banned.map(|address| address.as_str().expect("text").to_owned()).collect()
+    }
+}
+
+/// Three failures of each of these.
+fn fail(log: &Path, hosts: &[&str], user: &str) {
+    use std::io::Write as _;
+    let now =
+        jiff::Zoned::now().with_time_zone(jiff::tz::TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let mut file = fs::OpenOptions::new().append(true).open(log).expect("it is there");
+    for host in hosts.iter().cycle().take(3 * hosts.len()) {
+        writeln!(file, "{now} {host} failed as {user}").expect("it is writable");
+    }
+}
+
+#[test]
+fn ignorecommand_decides_and_a_hanging_one_delays_nobody_else() {
+    let command = "case <ip> in 192.0.2.1) exit 0;; 192.0.2.2) exec sleep 1000;; esac; test <F-USER> = root";
+    let (run, log) = DryRun::start_with(&format!("ignorecommand = {command}"));
+    fail(&log, &["192.0.2.1", "192.0.2.2", "192.0.2.3"], "$(touch pwned; exit 1)`id`");
+    run.wait_for("ip=192.0.2.3 until=");
+    run.wait_for("ip=192.0.2.1");
+    assert_eq!(run.banned(), ["192.0.2.3"]);
+    fail(&log, &["192.0.2.4"], "root");
+    run.wait_for("ip=192.0.2.4");
+    assert_eq!(run.banned(), ["192.0.2.3"]);
+    assert!(!Path::new("pwned").exists() && !run.dir.path().join("pwned").exists());
+}
+
+#[test]
+fn an_answer_that_holds_is_not_asked_for_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let asked = dir.path().join("asked");
+    let options = format!(
+        "ignorecommand = echo <ip> >> {}; exit 0\nignorecache = key=\"<ip>\", max-count=10, max-time=1h",
+        asked.display()
+    );
+    let (run, log) = DryRun::start_with(&options);
+    fail(&log, &["192.0.2.1"], "a");
+    run.wait_for("ip=192.0.2.1");
+    fail(&log, &["192.0.2.1", "192.0.2.2"], "a");
+    run.wait_for("ip=192.0.2.2");
+    assert_eq!(fs::read_to_string(&asked).expect("it was asked"), "192.0.2.1\n192.0.2.2\n");
+    assert!(run.banned().is_empty());
+}
+
+#[test]
+fn names_and_files_of_ignoreip_are_ignored_and_others_are_banned() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let list = dir.path().join("list");
+    fs::write(&list, "# ours\n192.0.2.0/30\n").expect("it is writable");
+    let (run, log) = DryRun::start_with(&format!("ignoreip = localhost file:{}", list.display()));
+    fail(&log, &["127.0.0.1", "192.0.2.1", "192.0.2.9"], "a");
+    run.wait_for("ip=192.0.2.9 until=");
+    assert_eq!(run.banned(), ["192.0.2.9"]);
+    run.wait_for("a name or file of ignoreip names it");
+}
+
+#[test]
+fn host_names_are_looked_up_where_usedns_says_so() {
+    for (usedns, banned, said) in [
+        ("warn", &["127.0.0.1"][..], Some("Determined IP using DNS Lookup: localhost = ")),
+        ("yes", &["127.0.0.1"], None),
+        ("no", &[], None),
+        ("raw", &[], None),
+    ] {
+        let (run, log) = DryRun::start_with(&format!("usedns = {usedns}"));
+        fail(&log, &["localhost", "no.such.name.invalid"], "a");
+        fail(&log, &["192.0.2.9"], "a");
+        run.wait_for("ip=192.0.2.9 until=");
+        if !banned.is_empty() {
+            run.wait_for("ip=127.0.0.1 until=");
+        }
+        let found: Vec<_> = run.banned().into_iter().filter(|ip| ip != "192.0.2.9" && ip != "::1").collect();
+        assert_eq!(found, banned, "{usedns}");
+        let text = fs::read_to_string(run.dir.path().join("log")).expect("a log");
+        assert_eq!(text.contains("Determined IP"), said.is_some(), "{text}");
+        assert!(said.is_none_or(|said| text.contains(said)), "{text}");
+    }
+}

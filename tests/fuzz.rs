@@ -37,6 +37,11 @@ fn filter() {
     run("filter", 2000);
 }
 
+#[test]
+fn formula() {
+    run("formula", 50_000);
+}
+
 /// Runs a target on so many inputs made by chance: as many as take a few seconds.
 fn run(name: &str, inputs_made: usize) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("there is such a target");

@@ -3,8 +3,11 @@
 //! Decisions are made in [`jail`](crate::jail) and [`ban`](crate::ban); here they are carried out: kernel map first,
 //! then store, then log.
 
+mod asking;
+mod import;
+
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
@@ -15,26 +18,31 @@ use ipnet::IpNet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{interval, sleep},
+    time::{interval, sleep, timeout},
 };
 use tracing::{debug, error, info, warn};
 
 use crate::{
+    action::{Actions, Info, JailInfo},
+    ask::{Known, Questions, Waiting},
     ban::{BanSet, Change, KERNEL, Scopes, Step, Subject, Until, squeeze},
-    config::{Config, LogPath, LogSource, Own},
+    config::{BanTime, Config, LogPath, LogSource, Own},
     control::{
-        Answer, BanInfo, JailStatus, Refused, Request, Status,
+        Answer, BanInfo, Banned, JailStatus, Refused, Request, Status,
         server::{Call, ControlSocket},
     },
     filter::Failure,
-    jail::{Ignored, Jail, Outcome},
+    history::{History, Past},
+    jail::{Count, Evidence, Ignored, Jail, Outcome},
+    log::{self, event},
     net::{Changes, Net},
     source::{
         self, Batch, Line,
         file::{self, Watch},
         journal::{self, Position},
     },
-    store::Store,
+    store::{Store, Stored, StoredBan},
+    ticket::{Length, Ticket},
     xdp::BanMap,
 };
 
@@ -46,8 +54,16 @@ const CALLS_WAITING: usize = 16;
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 /// How often it is stored up to where the logs were read.
 const STORE_POSITIONS: Duration = Duration::from_secs(1);
+/// How often the names and files of `ignoreip` are looked at again.
+const REFRESH: Duration = Duration::from_secs(60);
+/// How long an answer waits for what it tells to be stored.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often the store forgets what is too old (`ObserverThread.__db_purge_interval`).
+const PURGE: Duration = Duration::from_secs(3600);
 /// A line that claims to be from later than this from now was written by a clock that is wrong.
 const FUTURE: Duration = Duration::from_secs(60);
+/// How many of the bans that are put back are logged one by one.
+const RESTORED_IN_LOG: usize = 10_000;
 /// Ends that differ by less are the same end: the kernel's clock and the wall clock are read at different moments.
 const SAME_END: Duration = Duration::from_secs(1);
 
@@ -57,7 +73,12 @@ pub struct Agent<M> {
     jails: BTreeMap<String, Jail>,
     bans: BanSet,
     map: M,
+    actions: Actions,
     store: Store,
+    /// Earlier bans, if a jail goes by them.
+    history: History,
+    /// What must be asked before failures count.
+    questions: Questions,
     own_addresses: Vec<IpAddr>,
     /// What each jail's bans cover.
     scopes: BTreeMap<String, Scopes>,
@@ -93,7 +114,10 @@ impl<M: BanMap> Agent<M> {
             jails,
             bans: BanSet::default(),
             map,
+            actions: Actions::none(),
             store,
+            history: History::default(),
+            questions: Questions::default(),
             own_addresses: Vec::new(),
             scopes: BTreeMap::new(),
             own: config.own,
@@ -111,6 +135,14 @@ impl<M: BanMap> Agent<M> {
         self
     }
 
+    /// Has these run the jails' actions; for before [`restore`](Self::restore).
+    #[must_use]
+    pub fn with_actions(mut self, actions: Actions) -> Self {
+        self.actions = actions;
+        self.set_actions();
+        self
+    }
+
     /// The kernel map.
     pub fn map(&mut self) -> &mut M {
         &mut self.map
@@ -119,12 +151,12 @@ impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
-        let positions = self.store.positions().unwrap_or_else(|error| {
-            warn!("It is not known up to where the logs were read: {error:#}");
-            Vec::new()
-        });
+        let Stored { bans: stored_bans, history, positions } = self.store.take_stored();
         let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
         self.positions = positions.into_iter().map(stored).collect();
+        if self.goes_by_history() {
+            self.history = history;
+        }
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
         let mut over = Vec::new();
@@ -139,14 +171,12 @@ impl<M: BanMap> Agent<M> {
         }
         self.apply(over, now)?;
         self.number_scopes(in_use);
-        let stored = self.store.bans(now).unwrap_or_else(|error| {
-            error!("The stored bans cannot be read; only those in the kernel go on: {error:#}");
-            Vec::new()
-        });
-        for ban in stored {
+        let told = |ban: &&StoredBan| self.actions.of(&ban.owner).is_some();
+        let told: Vec<_> = stored_bans.iter().filter(told).cloned().collect();
+        for ban in stored_bans {
             // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
-            if let Some(scopes) = self.scopes.get(&ban.owner) {
-                self.bans.add(ban.subject, &ban.owner, ban.until, *scopes);
+            if let Some(scopes) = self.scopes.get(&*ban.owner) {
+                self.bans.insert(ban.subject, &ban.owner, ban.until, *scopes);
             }
         }
         let mut adopted = 0;
@@ -159,16 +189,19 @@ impl<M: BanMap> Agent<M> {
             }
         }
         let bans = &self.bans;
-        let mut restored = 0;
+        let mut put_back = Vec::new();
         let missing = bans.subjects().into_iter().filter_map(|subject| {
             let steps = bans.steps(subject);
             let held = in_kernel.get(&subject).map(Vec::as_slice).unwrap_or_default();
             let is_missing = !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS));
-            restored += usize::from(is_missing);
-            is_missing.then_some((subject, steps))
+            is_missing.then(|| {
+                put_back.push(subject);
+                (subject, steps)
+            })
         });
-        for (subject, error) in self.map.set_all(missing, now)? {
-            restored -= 1;
+        let refused = self.map.set_all(missing, now)?;
+        for (subject, error) in &refused {
+            let subject = *subject;
             self.refused += 1;
             error!(ip = %subject, "Not restored: {error:#}");
             // It stays in the store: the next start may have room for it.
@@ -177,17 +210,77 @@ impl<M: BanMap> Agent<M> {
             }
         }
         self.allow_everywhere_ignored();
+        self.tell_of_restored(&put_back, &told);
         if !self.bans.is_empty() {
             let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
                 bans,
                 in_kernel,
-                put_back = restored,
+                put_back = put_back.len() - refused.len(),
                 unrecorded = adopted,
                 "Bans of the agent before go on"
             );
         }
         Ok(())
+    }
+
+    /// Logs the bans that are put back, as many as anybody would read, and tells the actions of those that go on.
+    fn tell_of_restored(&self, put_back: &[Subject], told: &[StoredBan]) {
+        for subject in put_back.iter().take(RESTORED_IN_LOG) {
+            for owner in self.bans.owners(*subject) {
+                if let Some(until) = self.bans.until_of(*subject, &owner) {
+                    event::restored(&owner, *subject, until);
+                }
+            }
+        }
+        for ban in told.iter().filter(|ban| self.bans.until_of(ban.subject, &ban.owner).is_some()) {
+            self.act(&ban.ticket(), Actions::ban);
+        }
+    }
+
+    /// Has every jail's actions be those of its settings.
+    fn set_actions(&mut self) {
+        let mut actions = std::mem::take(&mut self.actions);
+        for (name, jail) in &self.jails {
+            let ticket = |subject| self.ticket_at(name, subject, SystemTime::now());
+            let bans = || self.bans.of(name).into_iter().map(ticket).collect();
+            actions.jail(self.jail_info(name), &jail.settings().actions, bans);
+        }
+        self.actions = actions;
+    }
+
+    /// Has the actions of its jail do something about a ban, if it has any.
+    fn act(&self, ticket: &Ticket, what: fn(&Actions, Info)) {
+        if let Some(needs) = self.actions.of(&ticket.jail) {
+            let jail =
+                if needs.numbers { self.jail_info(&ticket.jail) } else { self.jail_name(&ticket.jail) };
+            what(&self.actions, Info::of(ticket.clone(), jail));
+        }
+    }
+
+    fn jail_name(&self, name: &str) -> JailInfo {
+        let bantime = self.jails.get(name).and_then(|jail| match jail.settings().bantime {
+            BanTime::For(bantime) => Some(bantime),
+            BanTime::Forever => None,
+        });
+        JailInfo { name: name.to_owned(), bantime, ..JailInfo::default() }
+    }
+
+    fn jail_info(&self, name: &str) -> JailInfo {
+        let Some(jail) = self.jails.get(name) else { return self.jail_name(name) };
+        JailInfo {
+            banned: self.bans.of(name).len(),
+            banned_total: jail.total_banned(),
+            found: jail.currently_failed(),
+            found_total: jail.total_failed(),
+            ..self.jail_name(name)
+        }
+    }
+
+    /// What is known of a ban without its history.
+    fn ticket_at(&self, owner: &str, subject: Subject, time: SystemTime) -> Ticket {
+        let length = self.jails.get(owner).map_or(Length::Forever, Jail::length);
+        Ticket::by_hand(owner, subject, time, length)
     }
 
     /// Gives the jails' scopes their numbers in the kernel; `in_use` are those that bans have there. A jail whose ports
@@ -229,12 +322,10 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn ignored_everywhere(&self) -> Vec<IpNet> {
-        let mut lists = self.jails.values().map(|jail| &jail.settings().ignoreip);
-        let Some(first) = lists.next() else {
-            return Vec::new();
-        };
-        let others: Vec<_> = lists.collect();
-        first.iter().filter(|net| others.iter().all(|list| list.contains(net))).copied().collect()
+        let lists = self.jails.values().map(|jail| {
+            jail.settings().ignoreip.iter().chain(jail.also_ignored()).copied().collect::<BTreeSet<_>>()
+        });
+        lists.reduce(|all, list| &all & &list).into_iter().flatten().collect()
     }
 
     /// Takes a line through filter and jail, and bans if that is what it comes to. A replayed line is only counted.
@@ -243,69 +334,150 @@ impl<M: BanMap> Agent<M> {
             return;
         };
         for failure in jail.find(&line.text, line.time, now) {
-            self.failure(line, &failure, replayed, now);
+            self.failure(line, failure, replayed, now);
         }
     }
 
-    /// Charges a failure to its address. A host name has none: names are not resolved yet.
-    fn failure(&mut self, line: &Line, failure: &Failure, replayed: bool, now: SystemTime) {
-        let (Some(jail), Some(ip)) = (self.jails.get_mut(&line.jail), failure.ip) else {
-            return;
-        };
-        let name = line.jail.as_str();
+    /// Charges a failure to its address, as soon as all is known that must be asked.
+    fn failure(&mut self, line: &Line, failure: Failure, replayed: bool, now: SystemTime) {
         let time = line.time.unwrap_or_else(|| source::time(failure.time));
         let time = if time > now + FUTURE { now } else { time };
-        if replayed {
-            return jail.replay(ip, time, &self.own_addresses, now);
+        let waiting = Waiting { jail: line.jail.clone(), failure, time, replayed };
+        match waiting.failure.ip {
+            Some(ip) => self.check(waiting, ip, now),
+            None if waiting.failure.is_name => {
+                if let Known::Now(addresses, waiting) = self.questions.resolve(waiting, now) {
+                    self.resolved(*waiting, &addresses, now);
+                }
+            }
+            // Something else than an address, which the kernel cannot drop.
+            None => {}
+        }
+    }
+
+    /// Charges a failure to its address.
+    fn charge(&mut self, waiting: &Waiting, ip: IpAddr, now: SystemTime) {
+        let Waiting { jail: name, failure, time, replayed } = waiting;
+        let (name, time) = (name.as_str(), *time);
+        let Some(jail) = self.jails.get_mut(name) else { return };
+        let evidence = Evidence::from(failure);
+        if *replayed {
+            return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
         }
         if self.own.allows(ip) {
-            info!(jail = name, %ip, "Ignore: f2b.conf allows it");
-            return;
+            return event::ignored(name, ip, "ip", "f2b.conf allows it");
         }
-        match jail.failure(ip, time, &self.own_addresses, now) {
-            Outcome::Counted { count } => {
-                info!(jail = name, %ip, user = failure.user(), count, "Found");
+        let outcome = jail.failure(ip, time, evidence, &self.history, &self.own_addresses, now);
+        let maxretry = jail.settings().maxretry;
+        let found = |Count { count, bad }: Count| {
+            event::found(name, failure, time, count);
+            if let Some((bans, worth)) = bad {
+                event::found_bad(name, ip, time, bans, worth, worth >= maxretry);
             }
+        };
+        match outcome {
+            Outcome::Counted(count) => found(count),
             Outcome::Ignored(Ignored::TooOld) => debug!(jail = name, %ip, "Too old to count"),
-            Outcome::Ignored(reason) => info!(jail = name, %ip, "Ignore: {reason}"),
-            Outcome::AlreadyOver => info!(jail = name, %ip, "Its ban would be over already"),
-            Outcome::Ban { .. } if self.bans.until_of(ip.into(), name).is_some() => {
-                info!(jail = name, %ip, "Already banned")
-            }
-            Outcome::Ban { until, count } => {
-                info!(jail = name, %ip, user = failure.user(), count, "Found");
-                if let Err(error) = self.ban(&line.jail, ip.into(), until, now) {
+            Outcome::Ignored(reason) => event::ignored(name, ip, reason.source(), reason),
+            Outcome::AlreadyOver => event::expired(name, ip),
+            Outcome::Ban(count, mut ticket) => {
+                found(count);
+                let result = match self.bans.until_of(ip.into(), name) {
+                    Some(until) => self.prolong(&ticket, until, now),
+                    None => self.ban(&mut ticket, now),
+                };
+                if let Err(error) = result {
                     error!(jail = name, %ip, "Not banned: {error:#}");
                 }
             }
         }
     }
 
-    /// Bans `subject` for `jail`.
-    fn ban(&mut self, jail: &str, subject: Subject, until: Until, now: SystemTime) -> Result<()> {
+    /// Bans as `ticket` says, and longer if the address is a known offender.
+    fn ban(&mut self, ticket: &mut Ticket, now: SystemTime) -> Result<()> {
+        let Some(jail) = self.jails.get(&ticket.jail) else { return Ok(()) };
+        let subject = ticket.subject;
+        let past = jail.past(subject, &self.history);
+        if let Err(wrong) = jail.sentence(ticket, &self.history, &mut fastrand::f64) {
+            error!(jail = ticket.jail, ip = %subject, "Its ban time is not increased: {wrong}");
+        }
+        let until = ticket.until();
+        let is_increased = ticket.bantime != jail.length();
+        let is_counted = jail.settings().increment.is_some();
+        self.enforce(ticket, until, now)?;
+        if let Some(jail) = self.jails.get_mut(&ticket.jail) {
+            jail.banned();
+        }
+        event::banned(&ticket.jail, subject, until);
+        // One that was read twice is no second one (`incrBanTime`).
+        if past.is_none_or(|past| ticket.time > past.time) {
+            if is_counted {
+                self.history.add(&ticket.jail, subject, Past { count: ticket.bancount, time: ticket.time });
+            }
+            self.store.ban(ticket);
+        }
+        self.act(ticket, Actions::ban);
+        if is_increased {
+            event::increased(ticket);
+            self.act(ticket, Actions::prolong);
+        }
+        Ok(())
+    }
+
+    /// Somebody is banned already, until `until`, and has failed often enough again: the ban lasts as long as a new one
+    /// would (`BanManager.addBanTicket`).
+    fn prolong(&mut self, ticket: &Ticket, until: Until, now: SystemTime) -> Result<()> {
+        let later = ticket.until();
+        event::already_banned(&ticket.jail, ticket.subject, later.since(until).as_secs_f64());
+        if later <= until {
+            return Ok(());
+        }
+        self.enforce(ticket, later, now)?;
+        let past = self.history.of(&ticket.jail, ticket.subject);
+        self.store.add(StoredBan {
+            owner: ticket.jail.as_str().into(),
+            subject: ticket.subject,
+            until: later,
+            started: past.map_or(ticket.time, |past| past.time),
+            bancount: past.map_or(1, |past| past.count),
+        });
+        self.act(ticket, Actions::prolong);
+        Ok(())
+    }
+
+    /// Has ban set and kernel hold the ban until then, or leaves both as they were.
+    fn enforce(&mut self, ticket: &Ticket, until: Until, now: SystemTime) -> Result<()> {
+        let (jail, subject) = (ticket.jail.as_str(), ticket.subject);
         let before =
             self.bans.until_of(subject, jail).map(|until| (until, self.bans.scopes_of(subject, jail)));
         let changes = self.bans.add(subject, jail, until, self.scopes.get(jail).copied().unwrap_or_default());
-        if let Err(error) = self.apply(changes, now) {
-            self.refused += 1;
-            // What the kernel does not hold is not banned, whatever the agent would like.
-            let undone = match before {
-                Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
-                None => self.bans.remove(subject, jail),
-            };
-            if let Err(error) = self.apply(undone, now) {
-                error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
-            }
-            return Err(error);
+        let Err(error) = self.apply(changes, now) else {
+            self.take_over_from_kernel(subject, jail, now);
+            return Ok(());
+        };
+        self.refused += 1;
+        // What the kernel does not hold is not banned, whatever the agent would like.
+        let undone = match before {
+            Some((until, scopes)) => self.bans.add(subject, jail, until, scopes),
+            None => self.bans.remove(subject, jail),
+        };
+        if let Err(error) = self.apply(undone, now) {
+            error!(jail, ip = %subject, "The kernel may hold a part of the ban: {error:#}");
         }
-        if let Some(jail) = self.jails.get_mut(jail) {
-            jail.banned();
+        Err(error)
+    }
+
+    /// A ban that was found in the kernel alone is the jail's if the jail makes the same: an agent before this one was
+    /// killed before it was stored.
+    fn take_over_from_kernel(&mut self, subject: Subject, jail: &str, now: SystemTime) {
+        let Some(adopted) = self.bans.until_of(subject, KERNEL) else { return };
+        let covers_more = self.bans.scopes_of(subject, KERNEL) & !self.bans.scopes_of(subject, jail) != 0;
+        let is_shorter = |own: Until| adopted.is_later(own, SAME_END);
+        if covers_more || self.bans.until_of(subject, jail).is_none_or(is_shorter) {
+            return;
         }
-        info!(jail, ip = %subject, %until, "Ban");
-        if let Err(error) = self.store.ban(jail, subject, until) {
-            warn!(jail, ip = %subject, "The ban holds but could not be stored: {error:#}");
-        }
-        Ok(())
+        let changes = self.bans.remove(subject, KERNEL).into_iter().collect();
+        self.carry_out(changes, now, "The kernel keeps the ban as it was");
     }
 
     /// Ends the bans of these owners and subjects.
@@ -326,13 +498,8 @@ impl<M: BanMap> Agent<M> {
     ) {
         self.carry_out(changes, now, "The kernel keeps the ban");
         for (owner, subject) in bans {
-            if let (Some(jail), Some(ip)) = (self.jails.get_mut(&owner), subject.address()) {
-                jail.forget(ip);
-            }
-            info!(jail = owner, ip = %subject, "Unban");
-            if let Err(error) = self.store.unban(&owner, subject) {
-                warn!(jail = owner, ip = %subject, "The end of the ban could not be stored: {error:#}");
-            }
+            event::unbanned(&owner, subject);
+            self.act(&self.ticket_at(&owner, subject, now), Actions::unban);
         }
     }
 
@@ -374,7 +541,9 @@ impl<M: BanMap> Agent<M> {
             Request::Status => self.status(),
             Request::JailStatus { jail } => self.jail_status(&jail),
             Request::Banned => self.banned(now),
+            Request::JailBans { jail } => self.jail_bans(&jail),
             Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
+            Request::Import { bans } => Ok(self.import(bans, now)),
             Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
             Request::UnbanAll => {
                 let all = self.bans.subjects();
@@ -422,6 +591,12 @@ impl<M: BanMap> Agent<M> {
         }))
     }
 
+    fn jail_bans(&self, name: &str) -> Result<Answer> {
+        self.jails.get(name).with_context(|| self.no_such_jail(name))?;
+        let ban = |address| Some(Banned { address, until: self.bans.until_of(address, name)? });
+        Ok(Answer::JailBans { bans: self.bans.of(name).into_iter().filter_map(ban).collect() })
+    }
+
     fn banned(&self, now: SystemTime) -> Result<Answer> {
         let packets: BTreeMap<_, _> =
             self.map.bans(now)?.into_iter().map(|ban| (ban.subject, ban.packets)).collect();
@@ -446,19 +621,27 @@ impl<M: BanMap> Agent<M> {
         let Some(jail) = self.jails.get(name) else {
             return Answer::Error { message: self.no_such_jail(name) };
         };
-        let until = jail.ban_until(now);
+        let length = jail.length();
         let (mut banned, mut refused) = (Vec::new(), Vec::new());
         for &subject in subjects {
-            let result = match self.must_not_be_banned(name, subject) {
-                Some(reason) => Err(reason),
-                None => self.ban(name, subject, until, now).map_err(|error| format!("{error:#}")),
+            let mut ticket = Ticket::by_hand(name, subject, now, length);
+            let banned_until = self.bans.until_of(subject, name);
+            let result = match (self.must_not_be_banned(name, subject), banned_until) {
+                (Some(reason), _) => Err(reason),
+                (None, Some(until)) => {
+                    self.prolong(&ticket, until, now).map_err(|error| format!("{error:#}"))
+                }
+                (None, None) => self.ban(&mut ticket, now).map_err(|error| format!("{error:#}")),
             };
             match result {
-                Ok(()) => banned.push(subject),
+                Ok(()) => {
+                    let until = self.bans.until_of(subject, name).unwrap_or_else(|| ticket.until());
+                    banned.push(Banned { address: subject, until });
+                }
                 Err(reason) => refused.push(Refused { address: subject, reason }),
             }
         }
-        Answer::BanDone { until, banned, refused }
+        Answer::BanDone { banned, refused }
     }
 
     /// Why `jail` may not ban `subject`, if so.
@@ -473,7 +656,7 @@ impl<M: BanMap> Agent<M> {
         // The allow list keeps these free in the middle of a banned prefix. Of all others, the kernel knows nothing.
         let everywhere = self.ignored_everywhere();
         let net = subject.net();
-        let ignored = jail.settings().ignoreip.iter().find(|ignored| {
+        let ignored = jail.settings().ignoreip.iter().chain(jail.also_ignored()).find(|ignored| {
             (net.contains(*ignored) || ignored.contains(&net)) && !everywhere.contains(ignored)
         })?;
         Some(format!(
@@ -490,6 +673,13 @@ impl<M: BanMap> Agent<M> {
                 freed.push(subject);
             }
             bans.extend(owners.into_iter().map(|owner| (owner, subject)));
+        }
+        for (owner, subject) in &bans {
+            if let (Some(jail), Some(ip)) = (self.jails.get_mut(owner), subject.address()) {
+                jail.forget(ip);
+            }
+            self.history.remove(owner, *subject);
+            self.store.unban(owner, *subject);
         }
         self.unban(bans, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
@@ -522,8 +712,21 @@ impl<M: BanMap> Agent<M> {
             self.jails.insert(name, jail);
         }
         let unnumbered = self.number_scopes(self.bans.scopes());
+        self.questions.forget();
+        if !self.goes_by_history() {
+            self.history = History::default();
+        } else if self.history.is_empty() {
+            self.history = self.store.history(now).unwrap_or_else(|error| {
+                error!("It is not known who was banned before: {error:#}");
+                History::default()
+            });
+        }
         let gone = self.owners_without_jail();
         self.unban(gone, now);
+        for name in old.keys() {
+            self.actions.remove(name);
+        }
+        self.set_actions();
         self.rescope(now);
         if config.own.at_start() != self.own.at_start() {
             warn!("interfaces, mode, max_bans and log_drops of f2b.conf take effect at the next start");
@@ -560,13 +763,19 @@ impl<M: BanMap> Agent<M> {
         self.carry_out(changes, now, "The ban keeps its old ports");
     }
 
+    /// Forgets failures that no find window reaches.
+    pub fn sweep(&mut self, now: SystemTime) {
+        self.jails.values_mut().for_each(|jail| jail.sweep(now));
+    }
+
     fn housekeeping(&mut self, own_addresses: Result<Vec<IpAddr>>, now: SystemTime) {
         match own_addresses {
             Ok(addresses) => self.own_addresses = addresses,
             Err(error) => warn!("Own addresses are not known anew: {error:#}"),
         }
+        self.actions.report();
+        self.sweep(now);
         for (name, jail) in &mut self.jails {
-            jail.sweep(now);
             // Here and not at each line: a flood of such lines must not become a flood of warnings.
             let lines = jail.take_over_budget();
             if lines > 0 {
@@ -593,12 +802,19 @@ impl<M: BanMap> Agent<M> {
     }
 
     fn store_positions(&mut self) {
+        let now = SystemTime::now();
         for (source, position) in self.positions.iter_mut().filter(|(_, position)| !position.is_stored) {
-            match self.store.set_position(source, &position.text) {
-                Ok(()) => position.is_stored = true,
-                Err(error) => warn!("Up to where {source} was read could not be stored: {error:#}"),
-            }
+            self.store.set_position(source, &position.text, now);
+            position.is_stored = true;
         }
+        if self.store.needs_all() {
+            self.store_all(now);
+        }
+    }
+
+    /// Whether earlier bans matter to any jail.
+    fn goes_by_history(&self) -> bool {
+        self.jails.values().any(|jail| jail.settings().increment.is_some())
     }
 
     /// Starts to read behind what was decided on. At the start of the agent, the failures of the find window before it
@@ -636,13 +852,18 @@ impl<M: BanMap> Agent<M> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut flush_log = signal(SignalKind::user_defined1())?;
         let (calls_in, mut calls) = mpsc::channel::<Call>(CALLS_WAITING);
         let (mut lines_in, mut lines) = mpsc::channel::<Batch>(LINES_WAITING);
         self.housekeeping(net.own_addresses().await, SystemTime::now());
+        self.refresh_ignored();
+        let mut answers = self.questions.inbox().context("the agent runs once")?;
+        let mut refreshing = interval(REFRESH);
         let mut readers = self.read(true, &lines_in)?;
         let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
         let mut storing = interval(STORE_POSITIONS);
+        let mut purging = interval(PURGE);
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
         loop {
@@ -651,6 +872,13 @@ impl<M: BanMap> Agent<M> {
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
                     self.store_positions();
+                    // First what must not be lost, then what may take its time.
+                    self.store.flush();
+                    std::mem::take(&mut self.actions).stop().await;
+                    let waiting = self.questions.waiting();
+                    if waiting > 0 {
+                        warn!(waiting, "Failures that waited for a look-up or for ignorecommand are not counted");
+                    }
                     let bans = self.bans.len();
                     if self.dry_run {
                         info!(signal, bans, "Stopped the dry run");
@@ -663,6 +891,10 @@ impl<M: BanMap> Agent<M> {
                     // The error is in the log; nobody waits for an answer.
                     self.reload(SystemTime::now()).is_ok()
                 }
+                _ = flush_log.recv() => {
+                    log::flush();
+                    false
+                }
                 () = until_end(self.next_end()) => {
                     self.expire(SystemTime::now());
                     false
@@ -671,8 +903,15 @@ impl<M: BanMap> Agent<M> {
                     let reload = request == Request::Reload;
                     let answer = self.answer(request, SystemTime::now());
                     let reloaded = reload && matches!(answer, Answer::Reloaded { .. });
-                    // A client that has gone away needs no answer.
-                    drop(reply.send(answer));
+                    let stored = self.store.flushed();
+                    tokio::spawn(async move {
+                        // What the operator is told is done survives the next moment, unless the disk hangs.
+                        if timeout(STORE_PATIENCE, stored).await.is_err() {
+                            warn!("The store does not answer; what was asked for is done, and not stored yet");
+                        }
+                        // A client that has gone away needs no answer.
+                        drop(reply.send(answer));
+                    });
                     reloaded
                 }
                 () = changes.next() => {
@@ -681,6 +920,18 @@ impl<M: BanMap> Agent<M> {
                 }
                 _ = housekeeping.tick() => {
                     self.housekeeping(net.own_addresses().await, SystemTime::now());
+                    false
+                }
+                Some(answer) = answers.recv() => {
+                    self.answered(answer, SystemTime::now());
+                    false
+                }
+                _ = refreshing.tick() => {
+                    self.refresh_ignored();
+                    false
+                }
+                _ = purging.tick() => {
+                    self.store.purge(SystemTime::now());
                     false
                 }
                 _ = storing.tick() => {
@@ -693,6 +944,7 @@ impl<M: BanMap> Agent<M> {
                 }
             };
             if reload {
+                self.refresh_ignored();
                 // What the old reader has handed over is counted first, so that the new one goes on exactly behind it.
                 drop(readers);
                 drop(lines_in);

@@ -4,7 +4,7 @@
 //! scope stays banned until the latest of its ends, and one owner's unban never opens another's ban.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt,
     net::IpAddr,
     str::FromStr,
@@ -13,6 +13,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smallvec::SmallVec;
 
 /// When a ban ends. Ordered: everything ends before [`Until::Forever`].
 ///
@@ -68,6 +69,14 @@ impl Until {
             (_, Self::Forever) => false,
             (Self::Forever, Self::Time(_)) => true,
             (Self::Time(a), Self::Time(b)) => a.duration_since(b).is_ok_and(|later| later > noise),
+        }
+    }
+
+    /// By how much it is later than `other`: not at all, if it is earlier or either is for ever.
+    pub fn since(self, other: Self) -> Duration {
+        match (self, other) {
+            (Self::Time(a), Self::Time(b)) => a.duration_since(b).unwrap_or_default(),
+            _ => Duration::ZERO,
         }
     }
 
@@ -228,87 +237,165 @@ pub fn squeeze(mut steps: Vec<Step>, slots: usize) -> Vec<Step> {
     steps
 }
 
+/// A ban in 24 bytes: a hundred thousand of them must not be felt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Ban {
-    until: Until,
+    end: End,
     scopes: Scopes,
+    owner: Owner,
+}
+
+/// The number of an owner in [`BanSet::owners`].
+type Owner = u16;
+
+/// When a ban ends, in microseconds since 1970, rounded up: never early. The highest byte comes first, so that ends are
+/// in order, and nothing is lost for alignment.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct End([u8; 8]);
+
+impl End {
+    const NEVER: Self = Self([u8::MAX; 8]);
+}
+
+impl From<Until> for End {
+    fn from(until: Until) -> Self {
+        let Until::Time(end) = until else { return Self::NEVER };
+        let since_epoch = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let micros = since_epoch.as_nanos().div_ceil(1000);
+        u64::try_from(micros).map_or(Self::NEVER, |micros| Self(micros.to_be_bytes()))
+    }
+}
+
+impl From<End> for Until {
+    fn from(end: End) -> Self {
+        if end == End::NEVER {
+            return Self::Forever;
+        }
+        let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(u64::from_be_bytes(end.0)));
+        end.map_or(Self::Forever, Self::Time)
+    }
+}
+
+impl From<Ban> for Step {
+    fn from(ban: Ban) -> Self {
+        Self { until: ban.end.into(), scopes: ban.scopes }
+    }
 }
 
 /// All bans, by subject and by end.
 #[derive(Debug, Default)]
 pub struct BanSet {
-    /// Subject → owner (a jail's name, or [`KERNEL`]) → ban. Never an empty inner map.
-    bans: HashMap<Subject, BTreeMap<String, Ban>>,
+    /// Never an empty list.
+    bans: HashMap<Subject, SmallVec<[Ban; 1]>>,
+    /// The names of all who ever banned (jails, and [`KERNEL`]), by their number.
+    owners: Vec<Box<str>>,
     /// The subjects that are prefixes, in order: whatever is in a prefix stands right behind it.
     prefixes: BTreeSet<Subject>,
     /// Every ban that ends, soonest first.
-    ends: BTreeSet<(SystemTime, Subject, String)>,
+    ends: BTreeSet<(End, Subject, Owner)>,
 }
 
 impl BanSet {
     /// Bans `subject` for `owner`; a ban that this owner already has gets the new end and scopes. Returns what the
     /// kernel map must do to follow.
     pub fn add(&mut self, subject: Subject, owner: &str, until: Until, scopes: Scopes) -> Vec<Change> {
-        self.change(subject, |set| {
-            let owners = set.bans.entry(subject).or_default();
-            if let Some(Ban { until: Until::Time(old), .. }) =
-                owners.insert(owner.to_owned(), Ban { until, scopes })
-            {
-                set.ends.remove(&(old, subject, owner.to_owned()));
+        self.change(subject, |set| set.insert(subject, owner, until, scopes))
+    }
+
+    /// The same where nobody follows yet: what the kernel map must hold is asked for at the end.
+    pub fn insert(&mut self, subject: Subject, owner: &str, until: Until, scopes: Scopes) {
+        let (owner, end) = (self.number(owner), End::from(until));
+        let bans = self.bans.entry(subject).or_default();
+        let ban = Ban { end, scopes, owner };
+        match bans.iter_mut().find(|known| known.owner == owner) {
+            Some(known) => {
+                self.ends.remove(&(known.end, subject, owner));
+                *known = ban;
             }
-            if let Until::Time(end) = until {
-                set.ends.insert((end, subject, owner.to_owned()));
-            }
-            if subject.address().is_none() {
-                set.prefixes.insert(subject);
-            }
-        })
+            None => bans.push(ban),
+        }
+        if end != End::NEVER {
+            self.ends.insert((end, subject, owner));
+        }
+        if subject.address().is_none() {
+            self.prefixes.insert(subject);
+        }
     }
 
     /// Ends `owner`'s ban of `subject`. What others ban stays banned.
     pub fn remove(&mut self, subject: Subject, owner: &str) -> Vec<Change> {
+        let Some(owner) = self.known(owner) else { return Vec::new() };
         self.change(subject, |set| {
-            let Some(owners) = set.bans.get_mut(&subject) else {
+            let Some(bans) = set.bans.get_mut(&subject) else {
                 return;
             };
-            if let Some(Ban { until: Until::Time(end), .. }) = owners.remove(owner) {
-                set.ends.remove(&(end, subject, owner.to_owned()));
+            if let Some(at) = bans.iter().position(|ban| ban.owner == owner) {
+                let ban = bans.remove(at);
+                set.ends.remove(&(ban.end, subject, owner));
             }
-            if owners.is_empty() {
+            if bans.is_empty() {
                 set.bans.remove(&subject);
                 set.prefixes.remove(&subject);
             }
         })
     }
 
+    fn known(&self, owner: &str) -> Option<Owner> {
+        let number = self.owners.iter().position(|known| **known == *owner)?;
+        Owner::try_from(number).ok()
+    }
+
+    /// Those beyond the last number share it: nobody has so many jails.
+    fn number(&mut self, owner: &str) -> Owner {
+        self.known(owner).unwrap_or_else(|| {
+            if self.owners.len() <= usize::from(Owner::MAX) {
+                self.owners.push(owner.into());
+            }
+            (self.owners.len() - 1) as Owner
+        })
+    }
+
+    fn name(&self, owner: Owner) -> &str {
+        &self.owners[usize::from(owner)]
+    }
+
+    fn of_owner(&self, subject: Subject, owner: &str) -> Option<&Ban> {
+        let owner = self.known(owner)?;
+        self.bans.get(&subject)?.iter().find(|ban| ban.owner == owner)
+    }
+
     /// Takes out the soonest ban that is over at `now`, until there is none.
     pub fn expire_one(&mut self, now: SystemTime) -> Option<(Subject, String, Vec<Change>)> {
-        let (end, subject, owner) = self.ends.first().cloned()?;
-        if end > now {
+        let (end, subject, owner) = *self.ends.first()?;
+        if !Until::from(end).is_over(now) {
             return None;
         }
+        let owner = self.name(owner).to_owned();
         let changes = self.remove(subject, &owner);
         Some((subject, owner, changes))
     }
 
     /// When the next ban ends.
     pub fn next_end(&self) -> Option<SystemTime> {
-        self.ends.first().map(|(end, ..)| *end)
+        match Until::from(self.ends.first()?.0) {
+            Until::Time(end) => Some(end),
+            Until::Forever => None,
+        }
     }
 
     /// The latest end over all owners, or `None` if `subject` itself is not banned.
     pub fn until(&self, subject: Subject) -> Option<Until> {
-        self.bans.get(&subject)?.values().map(|ban| ban.until).max()
+        self.bans.get(&subject)?.iter().map(|ban| ban.end).max().map(Until::from)
     }
 
     /// When `owner`'s ban of `subject` ends, or `None` if it has none.
     pub fn until_of(&self, subject: Subject, owner: &str) -> Option<Until> {
-        Some(self.bans.get(&subject)?.get(owner)?.until)
+        Some(self.of_owner(subject, owner)?.end.into())
     }
 
     /// What `owner`'s ban of `subject` covers; nothing if there is none.
     pub fn scopes_of(&self, subject: Subject, owner: &str) -> Scopes {
-        self.bans.get(&subject).and_then(|owners| owners.get(owner)).map_or(0, |ban| ban.scopes)
+        self.of_owner(subject, owner).map_or(0, |ban| ban.scopes)
     }
 
     /// What the kernel map must hold for `subject`. That of a prefix includes what wider prefixes ban, because the
@@ -336,24 +423,27 @@ impl BanSet {
     /// The bans of `subject`, and of the prefixes around it if it is one.
     fn covering(&self, subject: Subject) -> impl Iterator<Item = Step> {
         let subjects = self.wider(subject).chain([subject]);
-        let bans = subjects.filter_map(|subject| self.bans.get(&subject)).flat_map(BTreeMap::values);
-        bans.map(|ban| Step { until: ban.until, scopes: ban.scopes })
+        let bans = subjects.filter_map(|subject| self.bans.get(&subject)).flatten();
+        bans.copied().map(Step::from)
     }
 
     /// All scopes that any ban covers.
     pub fn scopes(&self) -> Scopes {
-        self.bans.values().flat_map(BTreeMap::values).fold(0, |all, ban| all | ban.scopes)
+        self.bans.values().flatten().fold(0, |all, ban| all | ban.scopes)
     }
 
     /// Who bans `subject`.
     pub fn owners(&self, subject: Subject) -> Vec<String> {
-        self.bans.get(&subject).map(|owners| owners.keys().cloned().collect()).unwrap_or_default()
+        let bans = self.bans.get(&subject).into_iter().flatten();
+        let mut owners: Vec<_> = bans.map(|ban| self.name(ban.owner).to_owned()).collect();
+        owners.sort_unstable();
+        owners
     }
 
     /// Every ban: subject, owner, end.
     pub fn iter(&self) -> impl Iterator<Item = (Subject, &str, Until)> {
-        self.bans.iter().flat_map(|(subject, owners)| {
-            owners.iter().map(|(owner, ban)| (*subject, owner.as_str(), ban.until))
+        self.bans.iter().flat_map(|(subject, bans)| {
+            bans.iter().map(|ban| (*subject, self.name(ban.owner), ban.end.into()))
         })
     }
 
@@ -366,11 +456,10 @@ impl BanSet {
 
     /// Whom `owner` bans, soonest end first, as `fail2ban-client get JAIL banip` lists them.
     pub fn of(&self, owner: &str) -> Vec<Subject> {
-        let mut bans: Vec<_> = self
-            .iter()
-            .filter(|(_, by, _)| *by == owner)
-            .map(|(subject, _, until)| (until, subject))
-            .collect();
+        let Some(owner) = self.known(owner) else { return Vec::new() };
+        let bans = self.bans.iter().flat_map(|(subject, bans)| bans.iter().map(move |ban| (subject, ban)));
+        let mut bans: Vec<_> =
+            bans.filter(|(_, ban)| ban.owner == owner).map(|(subject, ban)| (ban.end, *subject)).collect();
         bans.sort_unstable();
         bans.into_iter().map(|(_, subject)| subject).collect()
     }
@@ -575,5 +664,20 @@ mod tests {
         assert_eq!(bans.expire_one(at(700)), None);
         bans.add(a, "sshd", Until::Forever, SSH);
         assert_eq!(bans.next_end(), None);
+    }
+
+    /// 100,000 bans: 15 MB.
+    #[test]
+    fn a_ban_takes_little_room() {
+        assert_eq!((size_of::<Ban>(), size_of::<(End, Subject, Owner)>()), (24, 28));
+        assert_eq!(size_of::<(Subject, SmallVec<[Ban; 1]>)>(), 56);
+    }
+
+    #[test]
+    fn ends_are_kept_to_the_microsecond_and_never_early() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_700_000_000_000_000_001);
+        let kept = Until::from(End::from(Until::Time(end)));
+        assert_eq!(kept, Until::Time(SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_000_001)));
+        assert_eq!(Until::from(End::from(Until::Forever)), Until::Forever);
     }
 }

@@ -17,14 +17,20 @@ use jiff::tz::TimeZone;
 use crate::{
     config::{self, Resolved},
     filter::{self, Context, Failure, Filter, FilterSettings},
+    formula::{Formula, Names, Number},
 };
 
 /// Takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// The targets by their name.
-pub const TARGETS: [(&str, Target); 4] =
-    [("config", config), ("date", date), ("expression", expression), ("filter", filter)];
+pub const TARGETS: [(&str, Target); 5] = [
+    ("config", config),
+    ("date", date),
+    ("expression", expression),
+    ("filter", filter),
+    ("formula", formula),
+];
 
 /// 2023-11-14 22:13:20 UTC.
 const NOW: f64 = 1_700_000_000.0;
@@ -91,6 +97,19 @@ pub fn expression(data: &[u8]) {
         if let Ok(filter) = Filter::new(&settings) {
             read_journal(&filter, log);
         }
+    }
+}
+
+/// A `bantime.formula`. One that is in order has a result or a reason, the same both times, and never is too large.
+pub fn formula(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Ok(formula) = Formula::new(&text) else { return };
+    for (time, count) in [(600, 1), (0, 0), (i64::MAX, 1_000_000)] {
+        let names = Names { time: time.into(), count: count.into(), factor: Number::Float(1.5) };
+        let evaluate = || formula.evaluate(Some(&names), &mut || 0.5).map(|number| number.to_string());
+        let result = evaluate();
+        assert_eq!(result, evaluate());
+        assert!(result.map_or(1, |text| text.len()) < 2600, "{text}");
     }
 }
 

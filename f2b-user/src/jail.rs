@@ -10,37 +10,81 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    ban::Until,
+    ban::Subject,
     config::{BanTime, JailSettings},
-    filter::{self, Failure},
+    filter::{self, Failure, Fields},
+    history::{History, Past},
+    increment::Increased,
+    matches::{Matches, Place},
+    ticket::{Length, Ticket},
 };
 
 /// The failures of one address, as fail2ban keeps them (`server/ticket.py`): a count and the span it covers, not a
 /// list of times. When the span outgrows `findtime`, the count becomes what the rate so far amounts to in `findtime`.
 #[derive(Clone, Copy, Debug)]
 struct Tally {
-    first: SystemTime,
-    last: SystemTime,
+    /// Microseconds since 1970, as the next.
+    first: u64,
+    last: u64,
+    /// What is compared with `maxretry`.
     count: u32,
+    failures: u32,
+    matches: Place,
+}
+
+/// An address, in 16 bytes.
+type Key = [u8; 16];
+
+fn key(address: IpAddr) -> Key {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 impl Tally {
-    fn add(&mut self, time: SystemTime, findtime: Duration) {
-        if let (true, Ok(span)) = (time > self.last, time.duration_since(self.first)) {
+    fn new(time: u64) -> Self {
+        Self { first: time, last: time, count: 1, failures: 1, matches: Place::NONE }
+    }
+
+    fn add(&mut self, time: u64, findtime: u64) {
+        if time > self.last {
+            let span = time.saturating_sub(self.first);
             if span > findtime {
-                let rate = f64::from(self.count) / span.as_secs_f64();
-                self.count = (rate * findtime.as_secs_f64()).round_ties_even() as u32;
-                self.first = time - findtime;
+                let rate = f64::from(self.count) / span as f64;
+                self.count = (rate * findtime as f64).round_ties_even() as u32;
+                self.first = time.saturating_sub(findtime);
             }
             self.last = time;
         }
         self.count = self.count.saturating_add(1);
+        self.failures = self.failures.saturating_add(1);
     }
+}
+
+/// How often the failure of an address counts that was banned `bans` times (`server/observer.py`, `failureFound`).
+fn worth(bans: u32, maxretry: u32) -> u32 {
+    // fail2ban's is one and a half for no ban; nobody is in its database without one.
+    ((1 << bans.clamp(1, 20)) / 2 + 1).min(maxretry)
+}
+
+fn micros(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A fresh memory for the jail's log. Journal entries carry their own time; the dates in files are local.
 fn context(settings: &JailSettings, now: SystemTime) -> filter::Context {
-    settings.filter.context(settings.logtimezone.clone(), seconds(now))
+    let context = settings.filter.context(settings.logtimezone.clone(), seconds(now));
+    if settings.maxmatches > 0 { context.keep_lines() } else { context }
+}
+
+/// Local time as Python's `isoformat` writes it.
+fn iso(time: SystemTime) -> String {
+    let Ok(time) = jiff::Timestamp::try_from(time) else { return String::new() };
+    let time = time.to_zoned(jiff::tz::TimeZone::system());
+    let format = if time.subsec_nanosecond() < 1000 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
+    format!("{} ", time.strftime(format))
 }
 
 fn seconds(time: SystemTime) -> f64 {
@@ -56,8 +100,23 @@ pub enum Ignored {
     OwnAddress,
     /// `ignoreip` names it.
     IgnoreIp,
+    /// A name or a file of `ignoreip` does.
+    Dns,
     /// It happened more than `findtime` ago.
     TooOld,
+}
+
+impl Ignored {
+    /// What fail2ban's log names as the reason (`server/filter.py`, `logIgnoreIp`).
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::OwnAddress => "ignoreself rule",
+            Self::IgnoreIp => "ip",
+            Self::Dns => "dns",
+            Self::NoHost => "no host",
+            Self::TooOld => "findtime",
+        }
+    }
 }
 
 impl fmt::Display for Ignored {
@@ -66,26 +125,47 @@ impl fmt::Display for Ignored {
             Self::NoHost => "it is no host's address",
             Self::OwnAddress => "it is this machine's own address",
             Self::IgnoreIp => "ignoreip names it",
+            Self::Dns => "a name or file of ignoreip names it",
             Self::TooOld => "it is too old to count",
         })
     }
 }
 
 /// What a failure leads to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     Ignored(Ignored),
     /// Counted, and not yet enough.
-    Counted {
-        count: u32,
-    },
-    /// Enough: ban until then.
-    Ban {
-        until: Until,
-        count: u32,
-    },
+    Counted(Count),
+    /// Enough.
+    Ban(Count, Box<Ticket>),
     /// Enough, but the ban it led to would already be over: nothing to do. Happens when old lines are caught up.
     AlreadyOver,
+}
+
+/// How many failures there are now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Count {
+    /// What is compared with `maxretry`.
+    pub count: u32,
+    /// For a known offender: how often it was banned, and how much this failure counts.
+    pub bad: Option<(u32, u32)>,
+}
+
+/// What is known of a failure besides its time and its address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence<'a> {
+    /// What it is charged to; nothing: the address.
+    pub fid: &'a str,
+    /// The lines that matched.
+    pub matches: &'a [String],
+    pub fields: Option<&'a Fields>,
+}
+
+impl<'a> From<&'a Failure> for Evidence<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self { fid: &failure.fid, matches: &failure.matches, fields: Some(&failure.fields) }
+    }
 }
 
 /// A jail at work: its settings and the failures it has counted.
@@ -94,7 +174,10 @@ pub struct Jail {
     settings: JailSettings,
     /// What the filter remembers between lines.
     context: filter::Context,
-    tallies: HashMap<IpAddr, Tally>,
+    tallies: HashMap<Key, Tally>,
+    matches: Matches,
+    /// Who stands behind the names and files of `ignoreip`, sorted; `None` until somebody has asked.
+    also_ignored: Option<Vec<IpNet>>,
     total_failed: u64,
     total_banned: u64,
     /// Lines over the budget before the settings changed.
@@ -110,6 +193,8 @@ impl Jail {
             settings,
             context,
             tallies: HashMap::new(),
+            matches: Matches::default(),
+            also_ignored: None,
             total_failed: 0,
             total_banned: 0,
             over_budget: 0,
@@ -119,7 +204,15 @@ impl Jail {
 
     /// The failures that a line completes. `logged` is when it was logged, if its source knows; else its date tells.
     pub fn find(&mut self, text: &str, logged: Option<SystemTime>, now: SystemTime) -> Vec<Failure> {
-        self.settings.filter.failures(&mut self.context, text, logged.map(seconds), seconds(now))
+        let mut failures =
+            self.settings.filter.failures(&mut self.context, text, logged.map(seconds), seconds(now));
+        if let Some(logged) = logged {
+            // A journal's lines have their date beside them (`FilterSystemd.getJrnEntTime`).
+            for line in failures.iter_mut().flat_map(|failure| &mut failure.matches) {
+                line.insert_str(0, &iso(logged));
+            }
+        }
+        failures
     }
 
     pub fn settings(&self) -> &JailSettings {
@@ -148,42 +241,152 @@ impl Jail {
     ///
     /// `own` are this machine's addresses, `now` is the clock. A ban starts with the failure that completed it, so
     /// that it ends when it would have ended had the line been read at once.
-    pub fn failure(&mut self, address: IpAddr, time: SystemTime, own: &[IpAddr], now: SystemTime) -> Outcome {
-        if time + self.settings.findtime < now {
+    pub fn failure(
+        &mut self,
+        address: IpAddr,
+        time: SystemTime,
+        evidence: Evidence<'_>,
+        history: &History,
+        own: &[IpAddr],
+        now: SystemTime,
+    ) -> Outcome {
+        if self.is_too_old(time, now) {
             return Outcome::Ignored(Ignored::TooOld);
         }
         if let Some(reason) = self.ignores(address, own) {
             return Outcome::Ignored(reason);
         }
         self.total_failed += 1;
-        let findtime = self.settings.findtime;
-        let tally = self
-            .tallies
-            .entry(address)
-            .and_modify(|tally| tally.add(time, findtime))
-            .or_insert(Tally { first: time, last: time, count: 1 });
-        let count = tally.count;
-        if count < self.settings.maxretry {
-            return Outcome::Counted { count };
+        let mut tally = self.count(address, time, evidence);
+        let maxretry = self.settings.maxretry;
+        let mut bad = None;
+        // Whoever has enough anyway counts once (`Filter.processLineAndAdd`).
+        if tally.count < maxretry
+            && self.settings.increment.is_some()
+            && let Some(past) = history.of(&self.settings.name, address.into())
+            && time > past.time
+        {
+            let worth = worth(past.count, maxretry);
+            if worth > 1 {
+                tally.count = tally.count.saturating_add(worth - 1);
+                bad = Some((past.count, worth));
+            }
         }
-        self.tallies.remove(&address);
-        let until = self.ban_until(time);
-        if until.is_over(now) { Outcome::AlreadyOver } else { Outcome::Ban { until, count } }
+        let count = Count { count: tally.count, bad };
+        if tally.count < maxretry {
+            self.tallies.insert(key(address), tally);
+            return Outcome::Counted(count);
+        }
+        self.tallies.remove(&key(address));
+        // As fail2ban, by the ban time of everybody (`BanManager.addBanTicket`).
+        if self.length().from(time).is_over(now) {
+            return Outcome::AlreadyOver;
+        }
+        let ticket = self.ticket(address, tally, evidence);
+        Outcome::Ban(count, Box::new(ticket))
+    }
+
+    /// Whether a failure at `time` is outside of the find window.
+    pub fn is_too_old(&self, time: SystemTime, now: SystemTime) -> bool {
+        time + self.settings.findtime < now
+    }
+
+    /// Adds a failure to those of its address.
+    fn count(&mut self, address: IpAddr, time: SystemTime, evidence: Evidence<'_>) -> Tally {
+        let (time, findtime) = (micros(time), self.settings.findtime.as_micros() as u64);
+        let tally = self.tallies.entry(key(address));
+        let tally = tally.and_modify(|tally| tally.add(time, findtime)).or_insert_with(|| Tally::new(time));
+        if self.settings.maxmatches == 0 {
+            return *tally;
+        }
+        let first = tally.failures == 1;
+        for (n, line) in evidence.matches.iter().enumerate() {
+            let fields = evidence.fields.filter(|_| first && n == 0).into_iter().flat_map(Fields::iter);
+            if let Some(place) = self.matches.push(tally.matches, line, fields) {
+                tally.matches = place;
+                continue;
+            }
+            let counted = *tally;
+            self.tallies.values_mut().for_each(|tally| tally.matches = Place::NONE);
+            return Tally { matches: Place::NONE, ..counted };
+        }
+        *tally
+    }
+
+    /// The ticket of an address with enough failures. How long the ban lasts is [`sentence`](Self::sentence)'s matter.
+    fn ticket(&self, address: IpAddr, tally: Tally, evidence: Evidence<'_>) -> Ticket {
+        let (mut matches, mut fields) = self.matches.lines(tally.matches, self.settings.maxmatches);
+        if self.settings.maxmatches == 0 {
+            matches.clear();
+        }
+        if fields.is_empty()
+            && let Some(last) = evidence.fields
+        {
+            fields = last.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        }
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(tally.last);
+        let mut ticket = Ticket::by_hand(&self.settings.name, address.into(), time, self.length());
+        if !evidence.fid.is_empty() {
+            ticket.fid = evidence.fid.to_owned();
+        }
+        Ticket { failures: tally.failures, matches, fields, ..ticket }
+    }
+
+    /// The earlier bans that `bantime.increment` goes by, if it is on.
+    pub fn past(&self, subject: Subject, history: &History) -> Option<Past> {
+        if self.settings.increment.as_ref()?.overalljails {
+            history.over_all(subject)
+        } else {
+            history.of(&self.settings.name, subject)
+        }
+    }
+
+    /// Has the ban last as long as the earlier ones of this address make it (`server/observer.py`, `incrBanTime`).
+    /// `random` gives numbers from 0 to 1.
+    ///
+    /// # Errors
+    /// The formula has no result; the ticket then keeps the ban time of everybody.
+    pub fn sentence(
+        &self,
+        ticket: &mut Ticket,
+        history: &History,
+        random: &mut dyn FnMut() -> f64,
+    ) -> Result<(), crate::formula::Wrong> {
+        let (Some(increment), BanTime::For(bantime)) = (&self.settings.increment, self.settings.bantime)
+        else {
+            return Ok(());
+        };
+        let past = self.past(ticket.subject, history);
+        let Some(past) = past.filter(|_| bantime >= Duration::from_secs(1)) else { return Ok(()) };
+        ticket.bancount = past.count.saturating_add(1);
+        ticket.bantime = match increment.bantime(bantime.as_secs(), past.count, random)? {
+            Increased::For(seconds) => Length::For(seconds),
+            Increased::Forever => Length::Forever,
+        };
+        Ok(())
     }
 
     /// Counts a failure that an agent before this one has decided on: it adds to the window, and what it led to then
     /// is not done again.
-    pub fn replay(&mut self, address: IpAddr, time: SystemTime, own: &[IpAddr], now: SystemTime) {
+    pub fn replay(
+        &mut self,
+        address: IpAddr,
+        time: SystemTime,
+        evidence: Evidence<'_>,
+        history: &History,
+        own: &[IpAddr],
+        now: SystemTime,
+    ) {
         let total_failed = self.total_failed;
-        self.failure(address, time, own, now);
+        self.failure(address, time, evidence, history, own, now);
         self.total_failed = total_failed;
     }
 
-    /// When a ban that starts at `start` ends.
-    pub fn ban_until(&self, start: SystemTime) -> Until {
+    /// How long bans last that nothing makes longer.
+    pub fn length(&self) -> Length {
         match self.settings.bantime {
-            BanTime::For(bantime) => start.checked_add(bantime).map_or(Until::Forever, Until::Time),
-            BanTime::Forever => Until::Forever,
+            BanTime::For(bantime) => Length::For(bantime.as_secs_f64()),
+            BanTime::Forever => Length::Forever,
         }
     }
 
@@ -197,7 +400,26 @@ impl Jail {
             return Some(Ignored::OwnAddress);
         }
         let listed = self.settings.ignoreip.iter().any(|net: &IpNet| net.contains(&address));
-        listed.then_some(Ignored::IgnoreIp)
+        if listed {
+            return Some(Ignored::IgnoreIp);
+        }
+        let also = self.also_ignored().iter().any(|net| net.contains(&address));
+        also.then_some(Ignored::Dns)
+    }
+
+    /// Who stands behind the names and files of `ignoreip`.
+    pub fn also_ignored(&self) -> &[IpNet] {
+        self.also_ignored.as_deref().unwrap_or_default()
+    }
+
+    /// Whether it is known who stands behind them.
+    pub fn knows_all_ignored(&self) -> bool {
+        self.also_ignored.is_some()
+    }
+
+    /// Ignores these, too, and none of those before.
+    pub fn also_ignore(&mut self, nets: Vec<IpNet>) {
+        self.also_ignored = Some(nets);
     }
 
     /// Counts a ban for [`total_banned`](Self::total_banned).
@@ -207,13 +429,20 @@ impl Jail {
 
     /// Forgets what is known of `address`, as an unban does.
     pub fn forget(&mut self, address: IpAddr) {
-        self.tallies.remove(&address);
+        self.tallies.remove(&key(address));
     }
 
     /// Drops failures that no window reaches any more, so that memory follows the attack and not the uptime.
     pub fn sweep(&mut self, now: SystemTime) {
         let findtime = self.settings.findtime;
-        self.tallies.retain(|_, tally| tally.last + findtime >= now);
+        let since = micros(now).saturating_sub(findtime.as_micros() as u64);
+        self.tallies.retain(|_, tally| tally.last >= since);
+        if self.tallies.len() < self.tallies.capacity() / 8 {
+            self.tallies.shrink_to_fit();
+        }
+        if self.tallies.is_empty() {
+            self.matches.clear();
+        }
     }
 
     /// Addresses with failures that are not (yet) enough.
@@ -235,7 +464,7 @@ impl Jail {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::test_settings;
+    use crate::{ban::Until, config::test_settings};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
@@ -250,14 +479,23 @@ mod tests {
         Jail::new(test_settings(), SystemTime::UNIX_EPOCH)
     }
 
+    fn fail(jail: &mut Jail, time: SystemTime, now: SystemTime) -> Outcome {
+        jail.failure(attacker(), time, Evidence::default(), &History::default(), &[], now)
+    }
+
+    fn counted(count: u32) -> Outcome {
+        Outcome::Counted(Count { count, bad: None })
+    }
+
     #[test]
     fn the_fifth_failure_in_the_window_bans_from_its_own_time() {
         let mut jail = jail();
         for (second, count) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
-            assert_eq!(jail.failure(attacker(), at(second), &[], at(4)), Outcome::Counted { count });
+            assert_eq!(fail(&mut jail, at(second), at(4)), counted(count));
         }
-        let ban = Outcome::Ban { until: Until::Time(at(4 + 600)), count: 5 };
-        assert_eq!(jail.failure(attacker(), at(4), &[], at(9)), ban);
+        let Outcome::Ban(count, ticket) = fail(&mut jail, at(4), at(9)) else { panic!("no ban") };
+        assert_eq!((count.count, ticket.failures, ticket.bancount), (5, 5, 1));
+        assert_eq!((ticket.time, ticket.until()), (at(4), Until::Time(at(4 + 600))));
         assert_eq!(jail.currently_failed(), 0, "a ban starts the count anew");
     }
 
@@ -266,10 +504,7 @@ mod tests {
         let mut jail = jail();
         for n in 0..100 {
             let time = at(n * 200);
-            assert!(
-                matches!(jail.failure(attacker(), time, &[], time), Outcome::Counted { .. }),
-                "failure {n}"
-            );
+            assert!(matches!(fail(&mut jail, time, time), Outcome::Counted(_)), "failure {n}");
         }
     }
 
@@ -278,24 +513,27 @@ mod tests {
         let mut settings = test_settings();
         settings.bantime = BanTime::For(Duration::from_secs(60));
         let mut jail = Jail::new(settings, SystemTime::UNIX_EPOCH);
-        assert_eq!(jail.failure(attacker(), at(0), &[], at(601)), Outcome::Ignored(Ignored::TooOld));
+        assert_eq!(fail(&mut jail, at(0), at(601)), Outcome::Ignored(Ignored::TooOld));
         for n in 0..4 {
-            jail.failure(attacker(), at(n), &[], at(300));
+            fail(&mut jail, at(n), at(300));
         }
-        assert_eq!(jail.failure(attacker(), at(4), &[], at(300)), Outcome::AlreadyOver);
+        assert_eq!(fail(&mut jail, at(4), at(300)), Outcome::AlreadyOver);
     }
 
     #[test]
     fn own_and_ignored_addresses_are_never_counted() {
         let mut jail = jail();
         let own = ["198.51.100.1".parse().unwrap()];
-        assert_eq!(jail.failure(own[0], at(0), &own, at(0)), Outcome::Ignored(Ignored::OwnAddress));
+        let mut failure = |address: IpAddr| {
+            jail.failure(address, at(0), Evidence::default(), &History::default(), &own, at(0))
+        };
+        assert_eq!(failure(own[0]), Outcome::Ignored(Ignored::OwnAddress));
         for loopback in ["127.0.0.1", "127.9.9.9", "::1"] {
-            let outcome = jail.failure(loopback.parse().unwrap(), at(0), &own, at(0));
+            let outcome = failure(loopback.parse().unwrap());
             assert_eq!(outcome, Outcome::Ignored(Ignored::IgnoreIp), "{loopback}");
         }
         for no_host in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "::", "ff02::1"] {
-            let outcome = jail.failure(no_host.parse().unwrap(), at(0), &own, at(0));
+            let outcome = failure(no_host.parse().unwrap());
             assert_eq!(outcome, Outcome::Ignored(Ignored::NoHost), "{no_host}");
         }
         assert_eq!(jail.total_failed(), 0);
@@ -314,10 +552,76 @@ mod tests {
     #[test]
     fn sweeping_forgets_what_no_window_reaches() {
         let mut jail = jail();
-        jail.failure(attacker(), at(0), &[], at(0));
+        fail(&mut jail, at(0), at(0));
         jail.sweep(at(600));
         assert_eq!(jail.currently_failed(), 1);
         jail.sweep(at(601));
         assert_eq!(jail.currently_failed(), 0);
+    }
+
+    /// A jail with `bantime.increment`, and somebody whom it banned so often before, the last time at 0.
+    fn known(bans: u32, maxretry: u32) -> (Jail, History) {
+        let mut settings = test_settings();
+        settings.maxretry = maxretry;
+        settings.increment = Some(crate::increment::Increment::new(Default::default()).unwrap());
+        let mut history = History::default();
+        history.add(&settings.name, attacker().into(), Past { count: bans, time: at(0) });
+        (Jail::new(settings, SystemTime::UNIX_EPOCH), history)
+    }
+
+    /// As `observer.failureFound` and `incrBanTime` of fail2ban 1.0.2 have it.
+    #[test]
+    fn known_offenders_count_faster_and_are_banned_longer() {
+        for (bans, failures, seconds) in
+            [(1, 3, 1200.0), (2, 2, 2400.0), (3, 1, 4800.0), (30, 1, 629_145_600.0)]
+        {
+            let (mut jail, history) = known(bans, 5);
+            let mut ticket = None;
+            for n in 1..=failures {
+                match jail.failure(attacker(), at(n), Evidence::default(), &history, &[], at(n)) {
+                    Outcome::Ban(_, found) => ticket = Some((n, found)),
+                    outcome => assert!(matches!(outcome, Outcome::Counted(_)), "{outcome:?}"),
+                }
+            }
+            let (n, mut ticket) = ticket.unwrap();
+            assert_eq!(n, failures, "after {bans} bans");
+            jail.sentence(&mut ticket, &history, &mut || 0.0).unwrap();
+            assert_eq!((ticket.bancount, ticket.bantime), (bans + 1, Length::For(seconds)));
+            assert_eq!(ticket.failures, u32::try_from(failures).unwrap());
+        }
+        let (mut jail, history) = known(3, 5);
+        let before = jail.failure(attacker(), at(0), Evidence::default(), &history, &[], at(1));
+        assert_eq!(before, counted(1), "what was before the last ban counts once");
+    }
+
+    #[test]
+    fn a_ticket_has_the_last_lines_and_what_the_first_failure_told() {
+        let mut settings = test_settings();
+        settings.maxmatches = 2;
+        let mut jail = Jail::new(settings, SystemTime::UNIX_EPOCH);
+        let mut ticket = None;
+        for n in 1..=5 {
+            let line =
+                format!("host sshd[7]: Failed password for invalid user u{n} from 192.0.2.7 port 22 ssh2");
+            for failure in jail.find(&line, Some(at(n)), at(n)) {
+                let outcome =
+                    jail.failure(attacker(), at(n), (&failure).into(), &History::default(), &[], at(n));
+                if let Outcome::Ban(_, found) = outcome {
+                    ticket = Some(found);
+                }
+            }
+        }
+        let ticket = ticket.unwrap();
+        assert_eq!(ticket.matches.len(), 2);
+        assert!(ticket.matches[0].contains("user u4 from") && ticket.matches[1].contains("user u5 from"));
+        assert!(ticket.matches[0].starts_with("1970-01-12T"), "{:?}", ticket.matches);
+        assert!(ticket.fields.contains(&("user".into(), "u1".into())), "{:?}", ticket.fields);
+        assert_eq!(ticket.fid, "192.0.2.7");
+    }
+
+    /// 1M distinct attackers in the find window: 200 MB in all.
+    #[test]
+    fn a_tracked_address_takes_forty_eight_bytes() {
+        assert_eq!(size_of::<(Key, Tally)>(), 48);
     }
 }

@@ -12,12 +12,16 @@ mod charset;
 mod config;
 #[path = "../../f2b-user/src/filter/mod.rs"]
 mod filter;
+#[path = "../../f2b-user/src/formula/mod.rs"]
+mod formula;
 #[path = "../../f2b-user/src/fuzz.rs"]
 mod fuzz;
+#[path = "../../f2b-user/src/increment.rs"]
+mod increment;
 #[path = "../../f2b-user/src/scope.rs"]
 mod scope;
 
-pub use fuzz::{config, date, expression, filter};
+pub use fuzz::{config, date, expression, filter, formula};
 
 /// Stands in for the loader of the kernel's program.
 mod xdp {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The targets, by their names in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 4] = ["config", "date", "expression", "filter"];
+const TARGETS: [&str; 5] = ["config", "date", "expression", "filter", "formula"];
 /// No input may take longer, in seconds: none takes one, but the machine may be busy.
 const TIMEOUT: u32 = 5;
 /// The longest input, in bytes.

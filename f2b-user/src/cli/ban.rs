@@ -4,7 +4,7 @@ use clap::Args;
 use super::Global;
 use crate::{
     ban::Subject,
-    control::{Answer, Request},
+    control::{Answer, Banned, Request},
 };
 
 #[derive(Args, Debug)]
@@ -19,8 +19,9 @@ impl Ban {
     pub(super) fn run(self, global: &Global) -> Result<()> {
         let request = Request::Ban { jail: self.jail, addresses: self.addresses };
         let answer = global.ask(&request, |answer| match answer {
-            Answer::BanDone { until, banned, .. } => {
-                Some(banned.iter().map(|address| format!("{address} is banned until {until}\n")).collect())
+            Answer::BanDone { banned, .. } => {
+                let line = |ban: &Banned| format!("{} is banned until {}\n", ban.address, ban.until);
+                Some(banned.iter().map(line).collect())
             }
             _ => None,
         })?;

@@ -4,6 +4,7 @@ mod ban;
 mod banned;
 mod config;
 mod detach;
+mod import;
 mod metrics;
 mod regex;
 mod reload;
@@ -59,6 +60,8 @@ enum Command {
     Ban(ban::Ban),
     /// Free addresses, whoever banned them
     Unban(unban::Unban),
+    /// Take over the bans of a fail2ban: with an agent that runs, or for the one that starts next
+    Import(import::Import),
     /// Print what is counted, as Prometheus reads it
     Metrics,
     /// Make the agent read its configuration again
@@ -96,6 +99,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Banned => banned::run(&cli.global),
         Command::Ban(command) => command.run(&cli.global),
         Command::Unban(command) => command.run(&cli.global),
+        Command::Import(command) => command.run(&cli.global),
         Command::Metrics => metrics::run(&cli.global),
         Command::Reload => reload::run(&cli.global),
         Command::Config(command) => command.run(&cli.global),

@@ -1,25 +1,17 @@
-use std::{
-    env, fmt, fs,
-    io::{self, IsTerminal as _},
-    path::PathBuf,
-    time::SystemTime,
-};
+use std::{fs, path::PathBuf, sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use jiff::Zoned;
 use nix::unistd::geteuid;
-use tracing::{info, warn};
-use tracing_subscriber::{
-    EnvFilter,
-    fmt::{format::Writer, time::FormatTime},
-};
+use tracing::{error, info, warn};
 
 use super::Global;
 use crate::{
+    action::Actions,
     agent::Agent,
     config::{Config, Own},
     control::server::ControlSocket,
+    log::{self, Log},
     net::Net,
     store::Store,
     xdp::{self, DEFAULT_PIN_DIR, DryRun, Kernel, LOGGED_PER_SECOND, Mode},
@@ -46,15 +38,6 @@ pub(super) struct Run {
     /// Log a sample of the packets that are dropped: up to 100 a second on each CPU
     #[arg(long)]
     log_drops: bool,
-}
-
-/// The log's time stamps: local, as the ends of bans are.
-struct LocalTime;
-
-impl FormatTime for LocalTime {
-    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        write!(writer, "{}", Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.6f"))
-    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,14 +70,9 @@ impl Run {
         if !self.dry_run && !may_enforce() {
             bail!("only root can load the XDP program; try again with sudo, or with --dry-run");
         }
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_timer(LocalTime);
-        // Colours are for eyes, not for files and journals.
-        log.with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none())
-            .with_writer(io::stderr)
-            .init();
-
         let config = Config::load(global.config.as_deref())?;
+        let log = log::Settings::new(&config.log).with_context(|| config.origin.clone())?;
+        let _log = Log::start(&log)?;
         info!(origin = config.origin, jails = config.jails.len(), "Read the configuration");
         for warning in &config.warnings {
             warn!("{warning}");
@@ -117,17 +95,26 @@ impl Run {
             return agent.dry_run().run(socket, net).await;
         }
         let kernel = Kernel::open(self.kernel(&config.own), &net).await?;
-        let store = match Store::open(&self.state_dir) {
-            Ok(store) => store,
-            Err(error) => {
-                warn!("Bans are not remembered across a reboot: {error:#}");
-                Store::in_memory().context("opening a store in memory")?
-            }
-        };
-        let mut agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
+        let store = self.store(&config)?;
+        let actions = Actions::start(Arc::new(store.merger()))?;
+        let agent = Agent::new(config, kernel, store, global.config, SystemTime::now());
+        let mut agent = agent.with_actions(actions);
         agent.restore(SystemTime::now())?;
         agent.map().attach()?;
         agent.run(socket, net).await
+    }
+
+    /// The store, or one that forgets where there is none.
+    fn store(&self, config: &Config) -> Result<Store> {
+        if config.store.is_on {
+            match Store::open(&self.state_dir, config.store.clone(), SystemTime::now()) {
+                Ok(store) => return Ok(store),
+                Err(error) => error!("Bans are not remembered across a reboot: {error:#}"),
+            }
+        } else {
+            info!("dbfile is None: bans are not remembered across a reboot");
+        }
+        Store::in_memory().context("opening a store in memory")
     }
 
     /// What the command line says goes before what `f2b.conf` says.

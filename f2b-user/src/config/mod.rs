@@ -4,9 +4,12 @@
 //! reader puts jail, filter and actions together. [`Config`] is what the agent runs: the same jails, checked and
 //! compiled; nothing downstream checks a setting again.
 
+pub(crate) mod action;
+mod bantime;
 mod definition;
 pub mod dialect;
 mod glob;
+mod ignore;
 mod jail;
 mod misspelt;
 mod options;
@@ -20,27 +23,30 @@ mod words;
 use std::{
     collections::BTreeMap,
     fs,
-    net::IpAddr,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use ipnet::{IpNet, Ipv4Net};
+use anyhow::{Context as _, Result, bail};
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
+pub use self::{
+    action::{ActionKind, ActionSettings, CommandSettings, Family, Operation, SmtpSettings},
+    ignore::{Ignore, IgnoreCache, net},
+    jail::{ActionOptions, JailOptions, LogPath},
+    own::Own,
+    server::{LogOptions, StoreSettings},
+};
 use self::{
     dialect::{BUILT_IN, DEFAULT, Options, Place, Tree, Value},
     jail::{JailReader, Trouble},
     scope::Services,
 };
-pub use self::{
-    jail::{ActionOptions, JailOptions, LogPath},
-    own::Own,
-};
 use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
+    increment::Increment,
     scope::Scope,
     source::{charset::Charset, journal::JournalMatch},
 };
@@ -72,12 +78,23 @@ pub struct JailSettings {
     pub maxretry: u32,
     pub findtime: Duration,
     pub bantime: BanTime,
+    /// How known offenders are banned longer; `None`: as everybody.
+    pub increment: Option<Increment>,
+    /// How many of the lines that led to a ban are kept.
+    pub maxmatches: usize,
+    /// The addresses and prefixes of `ignoreip`.
     pub ignoreip: Vec<IpNet>,
+    /// The rest of it, and `ignorecommand`.
+    pub ignore: Ignore,
     pub ignoreself: bool,
+    /// A host name that is looked up is logged (`usedns = warn`).
+    pub warns_of_dns: bool,
     /// Where the local times in log files are (`logtimezone`). A journal has none.
     pub logtimezone: TimeZone,
     /// What its bans cover; nothing if the jail has actions, but no firewall among them.
     pub scopes: Vec<Scope>,
+    /// What else is done about a ban: its actions that are no firewall's.
+    pub actions: Vec<ActionSettings>,
 }
 
 /// What the files say: every enabled jail with all of its options.
@@ -92,10 +109,10 @@ pub struct Resolved {
     pub warnings: Vec<String>,
     /// What `fail2ban.conf` says about the server itself: `loglevel`, `logtarget`, `dbfile`, …
     pub server: Options,
+    /// What it says about the store.
+    pub store: StoreSettings,
     /// What `f2b.conf` says.
     pub own: Own,
-    /// By jail, in the order of `jails`.
-    without_effect: Vec<(String, Vec<String>)>,
 }
 
 /// What the agent runs.
@@ -106,12 +123,13 @@ pub struct Config {
     pub jails: Vec<JailSettings>,
     /// What was left out and why, a sentence each.
     pub warnings: Vec<String>,
+    /// What survives the agent.
+    pub store: StoreSettings,
     /// f2b's own settings.
     pub own: Own,
+    /// Where the agent's own log goes.
+    pub log: LogOptions,
 }
-
-/// fail2ban's options that are read without effect today. Naming them beats ignoring them.
-const NOT_YET: [&str; 4] = ["action", "bantime.increment", "ignorecache", "ignorecommand"];
 
 impl Resolved {
     /// Reads the configuration in `dir`, else in the first of the [`STANDARD_DIRS`], else the built-in one.
@@ -144,14 +162,13 @@ impl Resolved {
             jails: Vec::new(),
             left_out: Vec::new(),
             warnings: Vec::new(),
+            store: server::store(&server)?,
             server,
             own: own::read(tree)?,
-            without_effect: Vec::new(),
         };
         for name in reader.names() {
             match reader.jail(&name) {
                 Ok(Some(jail)) => {
-                    resolved.without_effect.push((name.clone(), without_effect(&reader, &name)));
                     resolved.jails.push(jail);
                 }
                 Ok(None) => {}
@@ -193,16 +210,24 @@ impl Config {
         warnings.extend(resolved.left_out.clone());
         let mut jails = Vec::new();
         let services = Services::load();
-        for (jail, (name, without_effect)) in resolved.jails.iter().zip(&resolved.without_effect) {
+        for jail in &resolved.jails {
             match settings(jail, &services) {
                 Ok(settings) => {
-                    warnings.extend(without_effect.clone());
-                    jails.push(settings);
+                    let (actions, not_run) = action::actions(&jail.name, &jail.actions);
+                    warnings.extend(not_run);
+                    jails.push(JailSettings { actions, ..settings });
                 }
-                Err(error) => warnings.push(format!("jail {name} is left out: {error:#}")),
+                Err(error) => warnings.push(format!("jail {} is left out: {error:#}", jail.name)),
             }
         }
-        Self { origin: resolved.origin.clone(), jails, warnings, own: resolved.own.clone() }
+        Self {
+            origin: resolved.origin.clone(),
+            jails,
+            warnings,
+            store: resolved.store.clone(),
+            own: resolved.own.clone(),
+            log: LogOptions::new(&resolved.server),
+        }
     }
 }
 
@@ -403,6 +428,7 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
     let findtime = Duration::try_from_secs_f64(jail.findtime).with_context(|| {
         format!("{}: findtime cannot be negative; set it to, for example, 10m", place("findtime"))
     })?;
+    let (ignoreip, ignore) = ignore::ignore(jail)?;
     Ok(JailSettings {
         name: jail.name.clone(),
         filter: compiled,
@@ -410,13 +436,18 @@ fn settings(jail: &JailOptions, services: &Services) -> Result<JailSettings> {
         maxretry,
         findtime,
         bantime: ban_time(jail.bantime).with_context(|| place("bantime"))?,
-        ignoreip: ignoreip(&jail.ignoreip, &place("ignoreip"))?,
+        increment: bantime::increment(jail)?,
+        maxmatches: bantime::maxmatches(jail)?,
+        ignoreip,
+        ignore,
         ignoreself: jail.ignoreself,
+        warns_of_dns: ["", "warn"].contains(&jail.usedns.to_lowercase().as_str()),
         logtimezone: match jail.written.get("logtimezone").filter(|zone| !zone.text.is_empty()) {
             Some(zone) => log_zone(&zone.text).with_context(|| format!("{}: logtimezone", zone.place))?,
             None => TimeZone::system(),
         },
         scopes: scope::scopes(jail, services)?,
+        actions: Vec::new(),
     })
 }
 
@@ -466,43 +497,13 @@ fn log_source(jail: &JailOptions, filter: &str) -> Result<LogSource> {
     Ok(LogSource::Journal(journalmatch))
 }
 
-/// The options that the user wrote and that have no effect yet, a sentence each.
-fn without_effect(reader: &JailReader<'_>, jail: &str) -> Vec<String> {
-    let written = reader.written(jail).into_iter().chain(reader.written(DEFAULT));
-    written
-        .filter(|(option, value)| NOT_YET.contains(&option.as_str()) && !value.is_built_in())
-        .map(|(option, value)| format!("jail {jail}: {}: {option} has no effect yet", value.place))
-        .collect()
-}
-
 fn ban_time(seconds: f64) -> Result<BanTime> {
     if seconds < 0.0 {
         return Ok(BanTime::Forever);
     }
-    let bantime = Duration::try_from_secs_f64(seconds);
+    // Whole seconds, as fail2ban has it (`BanManager.setBanTime`).
+    let bantime = Duration::try_from_secs_f64(seconds.trunc());
     bantime.map(BanTime::For).context("bantime is longer than time can count; write -1 for a ban without end")
-}
-
-/// Addresses and prefixes; names are not resolved yet.
-fn ignoreip(entries: &[String], place: &Place) -> Result<Vec<IpNet>> {
-    entries
-        .iter()
-        .map(|entry| {
-            let net = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
-            net.map(canonical).map_err(|error| {
-                anyhow!("{place}: ignoreip {entry}: {error}; write an address or a prefix like 192.0.2.0/24")
-            })
-        })
-        .collect()
-}
-
-/// An IPv4-mapped prefix as the IPv4 prefix it is: addresses are compared in their canonical form.
-fn canonical(net: IpNet) -> IpNet {
-    let IpNet::V6(v6) = net else {
-        return net;
-    };
-    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
-    mapped.and_then(|(v4, prefix)| Ipv4Net::new(v4, prefix).ok()).map_or(net, IpNet::V4)
 }
 
 /// The built-in sshd jail, for the tests of other modules.
@@ -559,6 +560,56 @@ mod tests {
         let warning = &config.warnings[0];
         assert!(warning.starts_with("jail broken is left out: "), "{warning}");
         assert!(warning.ends_with("jail.local:4: maxretry = many is not a number from 1"), "{warning}");
+    }
+
+    #[test]
+    fn known_offenders_are_banned_longer_if_the_formula_is_in_order() {
+        let config =
+            load("[sshd]\nbantime.increment = true\nbantime.maxtime = 5w\nmaxmatches = 0\n").unwrap();
+        let sshd = &config.jails[0];
+        assert_eq!(sshd.increment.as_ref().and_then(Increment::maxtime), Some(3_024_000.0));
+        assert_eq!(sshd.maxmatches, 0);
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        for (text, expected) in [
+            (
+                "bantime.formula = ban.Tim",
+                "jail.local:3: bantime.formula = ban.Tim: ban.Tim is not known; there are ",
+            ),
+            ("bantime.factor = 2 +", "jail.local:3: bantime.factor = 2 +: it ends where a value is expected"),
+            (
+                "bantime.multipliers = 1,2",
+                "jail.local:3: bantime.multipliers = 1,2: \"1,2\" is not a whole number",
+            ),
+            ("bantime.maxtime = long", "jail.local:3: bantime.maxtime: \"long\" is not a time"),
+            ("maxmatches = few", "jail.local:3: maxmatches = few is not a number from 0"),
+        ] {
+            let config = load(&format!("[sshd]\nbantime.increment = true\n{text}\n")).unwrap();
+            let warning = &config.warnings[0];
+            assert!(
+                warning.starts_with("jail sshd is left out: ") && warning.contains(expected),
+                "{warning}"
+            );
+        }
+        let off = load("[sshd]\nbantime.formula = nonsense(\n").unwrap();
+        assert!(off.jails[0].increment.is_none());
+    }
+
+    #[test]
+    fn fail2ban_conf_says_what_is_remembered() {
+        let read = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("fail2ban.local"), format!("[Definition]\n{text}\n")).unwrap();
+            Config::load(Some(dir.path())).map(|config| config.store)
+        };
+        let store = read("dbfile = None\ndbpurgeage = 2d\ndbmaxmatches = 3").unwrap();
+        let day = Duration::from_secs(86_400);
+        assert_eq!((store.is_on, store.purgeage, store.maxmatches), (false, 2 * day, 3));
+        assert_eq!(read("dbfile = /var/lib/fail2ban/fail2ban.sqlite3").unwrap(), StoreSettings::default());
+        let error = format!("{:#}", read("dbpurgeage = -1").unwrap_err());
+        assert!(
+            error.ends_with("fail2ban.local:2: dbpurgeage = -1 cannot be; write for example 1d"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -619,13 +670,30 @@ mod tests {
     }
 
     #[test]
-    fn options_without_effect_are_named() {
-        let config = load("[sshd]\nignorecommand = true\n").unwrap();
-        assert!(
-            config.warnings[0].ends_with("jail.local:2: ignorecommand has no effect yet"),
-            "{:?}",
-            config.warnings
+    fn whom_a_jail_ignores_is_read() {
+        let config = load(
+            "[sshd]\nignoreip = 192.0.2.1 example.org file:/etc/f2b/mine\nignorecommand = /bin/test <ip>\n\
+             ignorecache = key=\"<ip>\", max-time=1h\n",
         );
+        let sshd = &config.unwrap().jails[0];
+        assert_eq!((sshd.ignoreip.len(), sshd.ignore.names.as_slice()), (1, &["example.org".to_owned()][..]));
+        assert_eq!(sshd.ignore.files, [PathBuf::from("/etc/f2b/mine")]);
+        assert_eq!(sshd.ignore.command.as_deref(), Some("/bin/test <ip>"));
+        assert_eq!(sshd.ignore.cache.as_ref().map(|cache| cache.max_time), Some(Duration::from_secs(3600)));
+        for (text, expected) in [
+            (
+                "ignoreip = 192.0.2.0/33",
+                "jail.local:2: ignoreip 192.0.2.0/33: it is no address, no prefix like",
+            ),
+            ("ignoreip = file:mine", "jail.local:2: ignoreip file:mine: the path of a file begins with a /"),
+            (
+                "ignorecache = max-count=1",
+                "jail.local:2: ignorecache = max-count=1: it has no key; write for example",
+            ),
+        ] {
+            let warning = load(&format!("[sshd]\n{text}\n")).unwrap().warnings.remove(0);
+            assert!(warning.contains(expected), "{warning}");
+        }
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn given(options: &Options, name: &str, default: &str) -> Value {
     value.cloned().unwrap_or_else(|| Value::new(default, &Place::outside("built in")))
 }
 
-fn is_firewall(file: &str) -> bool {
+pub(super) fn is_firewall(file: &str) -> bool {
     FIREWALLS.iter().any(|name| begins(file, name))
 }
 

@@ -1,8 +1,53 @@
 //! `fail2ban.conf`: what concerns fail2ban's server as a whole (`client/fail2banreader.py`).
 
-use anyhow::{Result, bail};
+use std::time::Duration;
 
-use super::dialect::{Options, Tree};
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    dialect::{Options, Tree},
+    time,
+};
+
+/// How much is remembered, and how long (`dbfile`, `dbpurgeage`, `dbmaxmatches`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoreSettings {
+    /// Nothing survives the agent, if `dbfile` is `None`. A name is not ours to write to: fail2ban may use it.
+    pub is_on: bool,
+    /// `dbpurgeage`
+    pub purgeage: Duration,
+    /// `dbmaxmatches`: lines for each ban.
+    pub maxmatches: usize,
+    /// What the file may grow to, in bytes, before history goes that `dbpurgeage` would keep.
+    pub max_bytes: u64,
+}
+
+impl Default for StoreSettings {
+    /// fail2ban's values (`server/database.py`).
+    fn default() -> Self {
+        Self {
+            is_on: true,
+            purgeage: Duration::from_secs(86_400),
+            maxmatches: 10,
+            max_bytes: 512 * 1024 * 1024,
+        }
+    }
+}
+
+/// What `fail2ban.conf` says about the log, as written.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogOptions {
+    pub loglevel: Option<String>,
+    pub logtarget: Option<String>,
+    pub syslogsocket: Option<String>,
+}
+
+impl LogOptions {
+    pub(super) fn new(server: &Options) -> Self {
+        let text = |name: &str| server.get(name).map(|value| value.text.clone());
+        Self { loglevel: text("loglevel"), logtarget: text("logtarget"), syslogsocket: text("syslogsocket") }
+    }
+}
 
 const DEFINITION: [&str; 9] = [
     "loglevel",
@@ -54,4 +99,28 @@ pub(super) fn options(tree: &Tree) -> Result<Options> {
         bail!("{}: loglevel = {} does not exist; write for example INFO", level.place, level.text);
     }
     Ok(options)
+}
+
+/// What `fail2ban.conf` says about the store.
+///
+/// # Errors
+/// A value that makes no sense, with its place.
+pub(super) fn store(options: &Options) -> Result<StoreSettings> {
+    let mut settings = StoreSettings::default();
+    let set = |option: &str| options.get(option).filter(|value| !value.text.trim().is_empty());
+    if let Some(file) = set("dbfile") {
+        settings.is_on = !["none", ":memory:"].contains(&file.text.trim().to_lowercase().as_str());
+    }
+    if let Some(age) = set("dbpurgeage") {
+        let purgeage = time::seconds(&age.text).with_context(|| format!("{}: dbpurgeage", age.place))?;
+        settings.purgeage = Duration::try_from_secs_f64(purgeage).ok().with_context(|| {
+            format!("{}: dbpurgeage = {} cannot be; write for example 1d", age.place, age.text)
+        })?;
+    }
+    if let Some(count) = set("dbmaxmatches") {
+        settings.maxmatches = count.text.trim().parse().ok().with_context(|| {
+            format!("{}: dbmaxmatches = {} is not a number from 0", count.place, count.text)
+        })?;
+    }
+    Ok(settings)
 }

@@ -32,6 +32,11 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Answer> {
     }
 }
 
+/// Whether an agent listens at `socket`.
+pub fn is_there(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
 fn connect(socket: &Path) -> Result<UnixStream> {
     UnixStream::connect(socket).map_err(|error| {
         let path = socket.display();

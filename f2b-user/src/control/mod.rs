@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ban::{Subject, Until},
+    import::Imported,
     xdp::{InterfaceStatus, ScopeStatus},
 };
 
@@ -17,14 +18,29 @@ pub const DEFAULT_SOCKET: &str = "/run/f2b/f2b.sock";
 const MAX_FRAME: u64 = 256 * 1024 * 1024;
 
 /// What can be asked of the agent.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
     Status,
-    JailStatus { jail: String },
+    JailStatus {
+        jail: String,
+    },
     Banned,
-    Ban { jail: String, addresses: Vec<Subject> },
-    Unban { addresses: Vec<Subject> },
+    /// Those of one jail, with the jail's own ends.
+    JailBans {
+        jail: String,
+    },
+    Ban {
+        jail: String,
+        addresses: Vec<Subject>,
+    },
+    /// Bans that somebody else has made.
+    Import {
+        bans: Vec<Imported>,
+    },
+    Unban {
+        addresses: Vec<Subject>,
+    },
     UnbanAll,
     Reload,
 }
@@ -38,10 +54,19 @@ pub enum Answer {
     Banned {
         bans: Vec<BanInfo>,
     },
-    /// The end of the new bans, and what was not banned and why.
+    /// Soonest end first.
+    JailBans {
+        bans: Vec<Banned>,
+    },
+    /// The new bans, and what was not banned and why.
     BanDone {
-        until: Until,
-        banned: Vec<Subject>,
+        banned: Vec<Banned>,
+        refused: Vec<Refused>,
+    },
+    /// How many hold, how many are over and only count, and what was not taken and why.
+    Imported {
+        imported: usize,
+        ended: usize,
         refused: Vec<Refused>,
     },
     /// The addresses that were banned and are free now.
@@ -130,6 +155,13 @@ pub struct BanInfo {
     pub until: Until,
     /// Packets dropped because of it.
     pub packets: u64,
+}
+
+/// An address that was banned.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Banned {
+    pub address: Subject,
+    pub until: Until,
 }
 
 /// An address that was not banned.

@@ -107,6 +107,13 @@ impl Context {
         }
     }
 
+    /// Has failures tell the lines that they matched (`<matches>`).
+    #[must_use]
+    pub fn keep_lines(mut self) -> Self {
+        self.keep = Keep::Lines;
+        self
+    }
+
     /// Counts a line that the filter is not shown.
     pub fn skip(&mut self) {
         self.line += 1;

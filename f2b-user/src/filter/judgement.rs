@@ -194,7 +194,16 @@ impl Conclusion<'_> {
         let whom = self.whom.as_ref()?;
         let caught = self.groups.0.iter().filter(|(name, _)| name.is_field());
         let fields = caught.filter_map(|(name, value)| Some((*name, value.clone()?))).collect();
-        Some(Failure { line, fid: whom.fid.as_str().to_owned(), ip: whom.ip, time, fields })
+        let matches = self.lines.iter().map(DatedLine::whole).collect();
+        Some(Failure {
+            line,
+            fid: whom.fid.as_str().to_owned(),
+            ip: whom.ip,
+            time,
+            fields,
+            matches,
+            is_name: whom.is_name,
+        })
     }
 }
 

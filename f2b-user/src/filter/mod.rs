@@ -83,10 +83,14 @@ pub struct Failure {
     pub fid: String,
     /// The address behind it. A host name has none until somebody resolves it.
     pub ip: Option<IpAddr>,
+    /// `fid` is a host name, unless it is an address, and `usedns` has its addresses charged.
+    pub is_name: bool,
     /// Seconds since 1970.
     pub time: f64,
     /// What the other groups matched: `user`, `port`, …
     pub fields: Fields,
+    /// The lines that matched, with their dates, if the context keeps them.
+    pub matches: Vec<String>,
 }
 
 impl Failure {

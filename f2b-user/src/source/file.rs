@@ -66,6 +66,11 @@ pub fn source(path: &Path) -> String {
     format!("file:{}", path.display())
 }
 
+/// The file whose position is stored by this name.
+pub fn path_of(source: &str) -> Option<&Path> {
+    source.strip_prefix("file:").map(Path::new)
+}
+
 /// Up to where a file was read, in a form that survives the process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Position {
@@ -108,6 +113,15 @@ impl FromStr for Position {
             head: u64::from_str_radix(head, 16)?,
         })
     }
+}
+
+/// The position at `offset` in a file, as the store has it.
+///
+/// # Errors
+/// The file cannot be looked at.
+pub fn position(file: &File, offset: u64) -> Result<String> {
+    let data = file.metadata()?;
+    Ok(Position { device: data.dev(), inode: data.ino(), offset, head: head(file) }.to_string())
 }
 
 /// What tells a file from another one: its first line, as far as it goes.

@@ -630,6 +630,7 @@ fn report(jail: &str, unit: &str, resolved: &Resolved) {
     match resolved.how {
         How::Systemd => info!(jail, unit, "Following {names}, as systemd calls it"),
         How::Journal => info!(jail, unit, "Following {names}, as the journal calls it"),
+        How::Agent => info!(jail, unit, "Following {names}, which are the agent's own"),
         How::Guess => info!(jail, unit, "Following {names}: the journal holds nothing of either yet"),
     }
 }

@@ -1,7 +1,11 @@
 //! Units go by several names: the jail says `sshd.service`, Debian's journal says `ssh.service`. Here is decided which
 //! names a jail's unit is followed by.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
+
+/// The unit of fail2ban, and ours: who follows the one for who was banned (recidive) means the agent, whatever the unit
+/// is called that it runs in. What fail2ban logged before the switch counts, too.
+const AGENTS: [&str; 2] = ["fail2ban.service", "f2b.service"];
 
 /// What `_SYSTEMD_UNIT=` is followed by in place of one name, and how that was found out.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,6 +22,8 @@ pub enum How {
     Systemd,
     /// No systemd to ask: the journal holds entries of these units.
     Journal,
+    /// It is the agent's own.
+    Agent,
     /// Nobody knows yet: every name it may have is followed.
     Guess,
 }
@@ -26,6 +32,14 @@ pub enum How {
 /// that the journal holds, else all of them. With each name, its instances that the journal holds: systemd knows
 /// `postfix.service` on Debian, but what logs is `postfix@-.service`.
 pub fn resolve(unit: &str, from_systemd: Option<&[String]>, in_journal: &[String]) -> Resolved {
+    if AGENTS.contains(&unit) {
+        let known = from_systemd.into_iter().flatten().cloned();
+        let mut names: Vec<_> =
+            AGENTS.iter().map(|name| (*name).to_owned()).chain(known).chain(own_unit()).collect();
+        names.sort_unstable();
+        names.dedup();
+        return Resolved { names, how: How::Agent };
+    }
     let held = |names: &[String]| -> Vec<String> {
         let held = in_journal.iter().filter(|held| names.iter().any(|name| is_or_instance(held, name)));
         held.cloned().collect()
@@ -74,6 +88,19 @@ fn is_connection(instance: &str) -> bool {
         return false;
     };
     is_number(number) && (from.contains(':') && to.contains(':') || is_number(from) && is_number(to))
+}
+
+/// The unit that this process runs in, if a service manager started it.
+fn own_unit() -> Option<String> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    unit_in(&cgroups)
+}
+
+/// Reads `/proc/PID/cgroup`: the last part that is a service.
+fn unit_in(cgroups: &str) -> Option<String> {
+    let mut parts =
+        cgroups.lines().filter_map(|line| line.rsplit(':').next()).flat_map(|path| path.rsplit('/'));
+    parts.find(|part| part.ends_with(".service")).map(str::to_owned)
 }
 
 /// All names that the running systemd knows for `unit`; `None` if there is no systemd or it does not know the unit.
@@ -143,6 +170,18 @@ mod tests {
     fn with_neither_every_possible_name_is_followed() {
         let resolved = resolve("sshd.service", None, &names(&["cron.service", "sshd-keygen.service"]));
         assert_eq!(resolved, Resolved { names: names(&["sshd.service", "ssh.service"]), how: How::Guess });
+    }
+
+    #[test]
+    fn the_agents_unit_goes_by_both_names() {
+        for unit in AGENTS {
+            let resolved = resolve(unit, Some(&names(&["fail2ban.service", "alias.service"])), &[]);
+            for name in ["f2b.service", "fail2ban.service", "alias.service"] {
+                assert!(resolved.names.iter().any(|known| known == name), "{unit}: {resolved:?}");
+            }
+        }
+        assert_eq!(unit_in("0::/system.slice/guard.service/sub\n"), Some("guard.service".into()));
+        assert_eq!(unit_in("0::/user.slice/user-0.slice/session-1.scope\n"), None);
     }
 
     #[test]

@@ -1,0 +1,505 @@
+//! What outlives the process: bans and who asked for them, how often, and why; and up to where logs were read. SQLite.
+//!
+//! The kernel map outlives the agent too, but not the machine, and it does not know jails. So a store that fails never
+//! stops a ban, and one that is slow never delays one: a thread of its own gathers for a moment what is to be written,
+//! and writes it at once. What it could not write yet it keeps, up to a bound; beyond that, the agent tells it all bans
+//! anew as soon as the disk takes them again ([`Store::needs_all`]).
+//!
+//! - [`tables`]: the tables, and what is read from and written to them
+//! - [`writer`]: the thread
+
+mod tables;
+mod writer;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use tracing::{error, warn};
+
+use self::{
+    tables::Op,
+    writer::{Message, Writer},
+};
+pub use crate::config::StoreSettings as Settings;
+use crate::{
+    ban::{Subject, Until},
+    history::{History, Past},
+    ticket::{Length, Ticket},
+};
+
+/// The file in the state directory.
+pub const FILE: &str = "f2b.sqlite3";
+
+/// What may wait for the thread.
+const WAITING: usize = 16_384;
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    messages: SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+    /// Something could not be kept for writing.
+    lost: Arc<AtomicBool>,
+    /// What was sent by somebody who can wait.
+    sent: AtomicUsize,
+    /// What was there at the start.
+    stored: Stored,
+}
+
+/// What a store had when it was opened.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Those that had not ended.
+    pub bans: Vec<StoredBan>,
+    pub history: History,
+    /// The sources, and up to where each was read.
+    pub positions: Vec<(String, String)>,
+}
+
+/// A ban as it is stored.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StoredBan {
+    pub owner: Arc<str>,
+    pub subject: Subject,
+    pub until: Until,
+    pub started: SystemTime,
+    /// From 1.
+    pub bancount: u32,
+}
+
+impl StoredBan {
+    /// As actions are told of it at a start.
+    pub fn ticket(&self) -> Ticket {
+        let length = match self.until {
+            Until::Time(end) => {
+                Length::For(end.duration_since(self.started).unwrap_or_default().as_secs_f64().round())
+            }
+            Until::Forever => Length::Forever,
+        };
+        let ticket = Ticket::by_hand(&self.owner, self.subject, self.started, length);
+        Ticket { bancount: self.bancount, restored: true, ..ticket }
+    }
+}
+
+/// All bans of an address together (`<ipmatches>`, `<ipfailures>`, …).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Merged {
+    pub failures: u32,
+    /// The last lines, oldest first.
+    pub matches: Vec<String>,
+}
+
+impl Store {
+    /// Opens or creates the store in `dir`. A damaged file is set aside; what could be read of it goes on.
+    ///
+    /// # Errors
+    /// The directory cannot be made, or the file is of a newer version.
+    pub fn open(dir: &Path, settings: Settings, now: SystemTime) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        let path = dir.join(FILE);
+        let mut stored = Stored::default();
+        let mut connection = None;
+        if let Err(error) = open(&path, &mut connection).and_then(|()| stored.read(&mut connection, now)) {
+            if !tables::is_damaged(&error) {
+                return Err(error.context(path.display().to_string()));
+            }
+            drop(connection.take());
+            let aside = tables::set_aside(&path).with_context(|| format!("{} is damaged", path.display()))?;
+            let (bans, aside) = (stored.bans.len(), aside.display());
+            error!(
+                bans,
+                "{} is damaged, and was renamed to {aside}. The bans that could be read go on: {error:#}",
+                path.display()
+            );
+            open(&path, &mut connection).with_context(|| path.display().to_string())?;
+            let connection = connection.as_mut().context("it was just opened")?;
+            tables::write(connection, &[Op::Snapshot(stored.bans.clone(), now)], &settings)?;
+        }
+        let connection = connection.context("it was just opened")?;
+        Self::start(connection, Some(path), settings, stored)
+    }
+
+    /// A store that forgets, for dry runs and where `dbfile` is `None`.
+    ///
+    /// # Errors
+    /// There is no room for a thread.
+    pub fn in_memory() -> Result<Self> {
+        let connection = Connection::open_in_memory()?;
+        tables::prepare(&connection)?;
+        Self::start(connection, None, Settings::default(), Stored::default())
+    }
+
+    fn start(
+        connection: Connection,
+        path: Option<PathBuf>,
+        settings: Settings,
+        stored: Stored,
+    ) -> Result<Self> {
+        let (messages, inbox): (_, Receiver<Message>) = sync_channel(WAITING);
+        let lost = Arc::new(AtomicBool::new(false));
+        let writer = Writer::new(connection, path, settings, Arc::clone(&lost));
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&inbox));
+        Ok(Self {
+            messages,
+            thread: Some(thread.context("starting the store's thread")?),
+            lost,
+            sent: AtomicUsize::new(0),
+            stored,
+        })
+    }
+
+    /// What was there when it was opened; the second time, nothing.
+    pub fn take_stored(&mut self) -> Stored {
+        std::mem::take(&mut self.stored)
+    }
+
+    /// Remembers a ban that has begun.
+    pub fn ban(&self, ticket: &Ticket) {
+        let evidence = (ticket.failures, ticket.matches.clone());
+        let ban = StoredBan {
+            owner: ticket.jail.as_str().into(),
+            subject: ticket.subject,
+            until: ticket.until(),
+            started: ticket.time,
+            bancount: ticket.bancount,
+        };
+        self.write(Op::Ban(ban, Some(evidence)));
+    }
+
+    /// Remembers another end of a ban, or one that somebody else has begun.
+    pub fn add(&self, ban: StoredBan) {
+        self.write(Op::Ban(ban, None));
+    }
+
+    /// Forgets a ban, and that there ever was one: an unban by hand. One that ends by itself needs no word.
+    pub fn unban(&self, owner: &str, subject: Subject) {
+        self.write(Op::Unban { owner: owner.to_owned(), subject });
+    }
+
+    /// Remembers up to where a source was read.
+    pub fn set_position(&self, source: &str, position: &str, now: SystemTime) {
+        self.write(Op::Position { source: source.to_owned(), position: position.to_owned(), now });
+    }
+
+    /// Forgets what is too old.
+    pub fn purge(&self, now: SystemTime) {
+        self.write(Op::Purge(now));
+    }
+
+    /// Whether something was lost since this was asked last: then it must be told [`all`](Self::all) bans. It is not
+    /// asked for as long as the disk takes nothing.
+    pub fn needs_all(&self) -> bool {
+        self.lost.swap(false, Ordering::Relaxed)
+    }
+
+    /// These are all bans that hold.
+    pub fn all(&self, bans: Vec<StoredBan>, now: SystemTime) {
+        self.write(Op::Snapshot(bans, now));
+    }
+
+    /// All bans of `subject` that are remembered, by `jail` or by all jails. Waits for the disk: not for the agent's
+    /// loop.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn merged(&self, subject: Subject, jail: Option<&str>) -> Result<Merged> {
+        merged(&self.messages, subject, jail)
+    }
+
+    /// [`merged`](Self::merged) for other threads.
+    pub fn merger(&self) -> impl Fn(Subject, Option<&str>) -> Result<Merged> + Send + Sync + 'static {
+        let messages = self.messages.clone();
+        move |subject, jail| merged(&messages, subject, jail)
+    }
+
+    /// Who was banned before. Waits for the disk.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn history(&self, now: SystemTime) -> Result<History> {
+        let (reply, answer) = sync_channel(1);
+        self.messages.send(Message::History { now, reply }).context("the store has stopped")?;
+        answer.recv().context("the store has stopped")?
+    }
+
+    /// Waits until there is room for some more. Not for the agent's loop.
+    pub fn wait_for_room(&self) {
+        if self.sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(WAITING / 2) {
+            self.flush();
+        }
+    }
+
+    /// Waits until everything is written.
+    pub fn flush(&self) {
+        let (reply, done) = sync_channel(1);
+        if self.messages.send(Message::Flush(reply)).is_ok() && done.recv().is_err() {
+            warn!("The store has stopped");
+        }
+    }
+
+    /// Comes to an end when all that was told so far is written, or given up.
+    pub fn flushed(&self) -> impl Future<Output = ()> + 'static {
+        let (reply, done) = oneshot::channel();
+        let is_sent = self.messages.try_send(Message::Flushed(reply)).is_ok();
+        async move {
+            if is_sent && done.await.is_err() {
+                warn!("The store has stopped");
+            }
+        }
+    }
+
+    fn write(&self, op: Op) {
+        if self.messages.try_send(Message::Write(op)).is_err() {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // The thread writes what it has, and ends with its last message.
+        let (closed, _inbox) = sync_channel(1);
+        drop(std::mem::replace(&mut self.messages, closed));
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("The store's thread has panicked");
+        }
+    }
+}
+
+fn open(path: &Path, connection: &mut Option<Connection>) -> Result<()> {
+    tables::prepare(connection.insert(Connection::open(path)?))
+}
+
+impl Stored {
+    /// Reads as much as can be read.
+    fn read(&mut self, connection: &mut Option<Connection>, now: SystemTime) -> Result<()> {
+        let Some(connection) = connection else { return Ok(()) };
+        self.positions = tables::positions(connection)?;
+        let mut owners: Vec<Arc<str>> = Vec::new();
+        tables::bans(connection, now, true, |owner, subject, until, started, bancount| {
+            self.history.add(owner, subject, Past { count: bancount, time: started });
+            if until.is_over(now) {
+                return;
+            }
+            let owner = match owners.iter().find(|known| ***known == *owner) {
+                Some(known) => Arc::clone(known),
+                None => {
+                    owners.push(owner.into());
+                    Arc::from(owner)
+                }
+            };
+            self.bans.push(StoredBan { owner, subject, until, started, bancount });
+        })
+    }
+}
+
+fn merged(messages: &SyncSender<Message>, subject: Subject, jail: Option<&str>) -> Result<Merged> {
+    let (reply, answer) = sync_channel(1);
+    let jail = jail.map(str::to_owned);
+    messages.send(Message::Merged { subject, jail, reply }).context("the store has stopped")?;
+    answer.recv().context("the store has stopped")?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rusqlite::params;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn open(dir: &Path, now: SystemTime) -> Store {
+        Store::open(dir, Settings::default(), now).unwrap()
+    }
+
+    fn ticket(jail: &str, ip: &str, started: u64, seconds: f64) -> Ticket {
+        let length = if seconds < 0.0 { Length::Forever } else { Length::For(seconds) };
+        Ticket::by_hand(jail, ip.parse().unwrap(), at(started), length)
+    }
+
+    fn bans(store: &mut Store) -> Vec<(String, String, Until)> {
+        let mut bans: Vec<_> = store.take_stored().bans;
+        bans.sort_by_key(|ban| ban.until);
+        bans.into_iter().map(|ban| (ban.owner.to_string(), ban.subject.to_string(), ban.until)).collect()
+    }
+
+    #[test]
+    fn bans_survive_the_process_until_they_end_and_are_counted_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (v4, v6) = ("192.0.2.7", "2001:db8::7");
+        {
+            let store = open(dir.path(), at(0));
+            store.ban(&ticket("sshd", v4, 100, 400.0));
+            store.ban(&Ticket { bancount: 2, ..ticket("sshd", v4, 200, 400.0) });
+            store.ban(&ticket("recidive", v6, 100, -1.0));
+            store.ban(&ticket("sshd", v6, 50, 50.0));
+            store.set_position("journal", "s=1", at(1));
+            store.set_position("journal", "s=2", at(2));
+        }
+        let mut store = open(dir.path(), at(200));
+        let (v4s, v6s) = (v4.parse().unwrap(), v6.parse().unwrap());
+        assert_eq!(store.stored.positions, [("journal".to_owned(), "s=2".to_owned())]);
+        assert_eq!(store.stored.history.of("sshd", v4s), Some(Past { count: 2, time: at(200) }));
+        assert_eq!(store.stored.history.of("sshd", v6s), Some(Past { count: 1, time: at(50) }));
+        let expected = [
+            ("sshd".into(), v4.into(), Until::Time(at(600))),
+            ("recidive".into(), v6.into(), Until::Forever),
+        ];
+        assert_eq!(bans(&mut store), expected);
+        store.unban("recidive", v6s);
+        drop(store);
+        let mut store = open(dir.path(), at(600));
+        assert_eq!(store.stored.history.of("recidive", v6s), None, "an unban forgets");
+        assert_eq!(bans(&mut store), []);
+    }
+
+    #[test]
+    fn who_was_banned_before_can_be_asked_for_later() {
+        let store = Store::in_memory().unwrap();
+        store.ban(&Ticket { bancount: 4, ..ticket("sshd", "192.0.2.7", 100, 9.0) });
+        let past = store.history(at(500)).unwrap().of("sshd", "192.0.2.7".parse().unwrap());
+        assert_eq!(past, Some(Past { count: 4, time: at(100) }));
+    }
+
+    #[test]
+    fn all_bans_of_an_address_are_told_together() {
+        let store = Store::in_memory().unwrap();
+        for (jail, started, lines) in
+            [("sshd", 1, ["a", "b"]), ("web", 2, ["c", "d"]), ("sshd", 3, ["e", "f"])]
+        {
+            let matches = lines.map(str::to_owned).to_vec();
+            store.ban(&Ticket { failures: 2, matches, ..ticket(jail, "192.0.2.7", started, 9.0) });
+        }
+        let ip = "192.0.2.7".parse().unwrap();
+        let merged = store.merged(ip, None).unwrap();
+        assert_eq!((merged.failures, merged.matches.concat().as_str()), (6, "abcdef"));
+        let merged = store.merged(ip, Some("sshd")).unwrap();
+        assert_eq!((merged.failures, merged.matches.concat().as_str()), (4, "abef"));
+        assert_eq!(store.merged("192.0.2.8".parse().unwrap(), None).unwrap(), Merged::default());
+    }
+
+    #[test]
+    fn what_is_too_old_is_forgotten_and_what_holds_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let day = 86_400;
+        let store = open(dir.path(), at(0));
+        store.ban(&ticket("a", "192.0.2.1", 0, 600.0));
+        store.ban(&ticket("a", "192.0.2.2", 0, 86_400.0));
+        store.ban(&ticket("a", "192.0.2.3", 0, -1.0));
+        store.ban(&ticket("a", "192.0.2.4", day, 600.0));
+        store.set_position(&crate::source::file::source(Path::new("/nonexistent/log")), "1 2 3 4", at(0));
+        store.set_position("journal", "s=1", at(0));
+        store.purge(at(day + 7200));
+        drop(store);
+        let store = open(dir.path(), at(day + 7200));
+        let count = |ip: &str| store.stored.history.of("a", ip.parse().unwrap()).map(|past| past.count);
+        let counts = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(count);
+        assert_eq!(counts, [None, Some(1), Some(1), Some(1)]);
+        assert_eq!(store.stored.positions, [("journal".to_owned(), "s=1".to_owned())]);
+    }
+
+    #[test]
+    fn a_store_that_grows_too_large_gives_up_its_oldest_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { max_bytes: 1 << 20, ..Settings::default() };
+        let store = Store::open(dir.path(), settings, at(0)).unwrap();
+        for n in 0..2000u32 {
+            let ip = std::net::Ipv4Addr::from_bits(0xc000_0200 + n).to_string();
+            let matches = vec!["x".repeat(1000)];
+            store.ban(&Ticket { matches, ..ticket("a", &ip, n.into(), 1e6) });
+        }
+        store.purge(at(2000));
+        store.flush();
+        let size = fs::metadata(dir.path().join(FILE)).unwrap().len();
+        assert!(size < 1_200_000, "{size} bytes");
+        assert_eq!(store.merged("192.0.2.0".parse().unwrap(), None).unwrap().matches.len(), 0);
+        drop(store);
+        assert_eq!(open(dir.path(), at(2000)).stored.bans.len(), 2000);
+    }
+
+    #[test]
+    fn the_first_version_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join(FILE)).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE bans (jail TEXT NOT NULL, ip TEXT NOT NULL, until INTEGER, PRIMARY KEY (ip, jail)) WITHOUT ROWID;
+                 CREATE TABLE positions (source TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+        connection
+            .execute("INSERT INTO bans VALUES ('sshd', '192.0.2.7', ?1)", params![600_000_000])
+            .unwrap();
+        connection.execute("INSERT INTO positions VALUES ('journal', 's=1')", []).unwrap();
+        drop(connection);
+        let mut store = open(dir.path(), at(200));
+        assert_eq!(store.stored.positions.len(), 1);
+        assert_eq!(bans(&mut store), [("sshd".into(), "192.0.2.7".into(), Until::Time(at(600)))]);
+    }
+
+    #[test]
+    fn a_newer_store_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), at(0)));
+        let connection = Connection::open(dir.path().join(FILE)).unwrap();
+        connection.pragma_update(None, "user_version", tables::SCHEMA + 1).unwrap();
+        let error = format!("{:#}", Store::open(dir.path(), Settings::default(), at(0)).unwrap_err());
+        assert!(error.contains("written by a newer f2b"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_what_can_be_read_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(
+            dir.path().join(FILE),
+            "this is no database, but it is as long as the header of one: ".repeat(4),
+        )
+        .unwrap();
+        let store = open(dir.path(), at(0));
+        for n in 0..5000u32 {
+            let ip = std::net::Ipv4Addr::from_bits(0xc000_0200 + n).to_string();
+            store.ban(&ticket("a", &ip, 0, 1e6));
+        }
+        drop(store);
+        let aside = |dir: &Path| {
+            let names =
+                fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names
+                .filter(|name| name.contains("damaged") && !name.ends_with("-wal") && !name.ends_with("-shm"))
+                .count()
+        };
+        assert_eq!(aside(dir.path()), 1);
+        // In the middle of it.
+        let path = dir.path().join(FILE);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle..middle + 20_000].fill(0xff);
+        fs::write(&path, bytes).unwrap();
+        std::thread::sleep(Duration::from_millis(1100));
+        let store = open(dir.path(), at(1));
+        assert_eq!(aside(dir.path()), 2);
+        let read = store.stored.bans.len();
+        assert!((1..5000).contains(&read), "{read} bans");
+        drop(store);
+        assert_eq!(open(dir.path(), at(1)).stored.bans.len(), read);
+    }
+}

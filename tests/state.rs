@@ -1,0 +1,107 @@
+//! What the agent's memory of attackers costs: a million of them in the find window, a hundred thousand bans, and how
+//! long a store of a million bans takes to read (told, not judged: machines differ).
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use f2b::{
+    agent::Agent,
+    ban::{BanSet, Until},
+    config::{Config, StoreSettings},
+    control::{Answer, Request},
+    source::Line,
+    store::{Store, StoredBan},
+    xdp::DryRun,
+};
+
+/// Anonymous memory of this process, in bytes.
+fn anonymous() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel tells");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
+}
+
+fn address(n: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0x0100_0000 + n * 7).into()
+}
+
+fn config(dir: &Path) -> Config {
+    Config::load(Some(dir)).expect("the built-in tree")
+}
+
+fn agent(store: Store, now: SystemTime) -> Agent<DryRun> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    Agent::new(config(dir.path()), DryRun::default(), store, None, now)
+}
+
+/// One test, so that nothing else is measured with it.
+#[test]
+fn attackers_and_bans_take_little_memory() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let mut agent = agent(Store::in_memory().expect("a store"), now);
+    let line = |n: u32| Line {
+        jail: "sshd".into(),
+        time: Some(now),
+        text: format!(
+            "host sshd[{n}]: Failed password for invalid user admin from {} port 4711 ssh2",
+            address(n)
+        ),
+    };
+    agent.line(&line(0), false, now);
+    let before = anonymous();
+    let start = Instant::now();
+    for n in 1..1_000_000 {
+        agent.line(&line(n), false, now);
+    }
+    let used = anonymous() - before;
+    println!("1M attackers: {} MB, {} bytes each, in {:.1?}", used >> 20, used / 1_000_000, start.elapsed());
+    let Answer::JailStatus(status) = agent.answer(Request::JailStatus { jail: "sshd".into() }, now) else {
+        panic!("no status");
+    };
+    assert_eq!(status.currently_failed, 1_000_000);
+    assert!(used < 180 << 20, "{used} bytes");
+    agent.sweep(now + Duration::from_secs(10_000));
+    let left = anonymous().saturating_sub(before);
+    assert!(left < 10 << 20, "{left} bytes are left when they are forgotten");
+    drop(agent);
+
+    let before = anonymous();
+    let mut bans = BanSet::default();
+    for n in 0..100_000 {
+        bans.add(address(n).into(), "sshd", Until::Time(now + Duration::from_secs(n.into())), 1);
+    }
+    let used = anonymous() - before;
+    println!("100k bans: {:.1} MB", used as f64 / f64::from(1 << 20));
+    assert!(used < 15 << 20, "{used} bytes");
+    drop(bans);
+
+    for count in [10_000, 1_000_000] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let start = Instant::now();
+        let store = Store::open(dir.path(), StoreSettings::default(), now).expect("a store");
+        for n in 0..count {
+            store.wait_for_room();
+            store.add(StoredBan {
+                owner: "sshd".into(),
+                subject: address(n).into(),
+                until: Until::Time(now + Duration::from_secs(3600 + u64::from(n))),
+                started: now,
+                bancount: 1,
+            });
+        }
+        drop(store);
+        println!("{count} bans: written in {:.2?}", start.elapsed());
+        let start = Instant::now();
+        let store = Store::open(dir.path(), StoreSettings::default(), now).expect("a store");
+        let opened = start.elapsed();
+        let mut agent = self::agent(store, now);
+        agent.restore(now).expect("they are there");
+        println!("{count} bans: restored in {:.2?}, {opened:.2?} of it read", start.elapsed());
+        let Answer::Status(status) = agent.answer(Request::Status, now) else { panic!("no status") };
+        assert_eq!(status.banned, count as usize);
+    }
+}
