@@ -200,11 +200,10 @@ fn a_servers_bans_counts_and_positions_are_taken_over() {
     let said = import(&database, &state_dir);
     assert!(said.starts_with("0 bans hold, 0 are over"), "a second time, there is nothing new: {said}");
 
-    // Into an agent that runs, from both.
-    let agent_log = File::create(dir.path().join("agent.log")).expect("it is writable");
-    let mut agent = f2b(dir.path(), &["run", "--dry-run"]).stderr(agent_log).spawn().expect("f2b starts");
+    // Into an agent that runs, from both. It logs where the server did.
+    let mut agent = f2b(dir.path(), &["run", "--dry-run"]).spawn().expect("f2b starts");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !fs::read_to_string(dir.path().join("agent.log")).unwrap_or_default().contains("Ready") {
+    while !fs::read_to_string(dir.path().join("server.log")).unwrap_or_default().contains("Ready") {
         assert!(Instant::now() < deadline, "the agent does not start");
         sleep(Duration::from_millis(20));
     }
