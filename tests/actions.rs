@@ -162,7 +162,7 @@ fn an_action_hears_of_all_bans_of_an_address() {
         "[Definition]\nactionban = echo \"<ipfailures> <ipjailfailures> <ipmatches> <jail.banned> <jail.banned_total> <jail.found_total>\" >> FILE\n",
     );
     // One that is ended by hand is forgotten.
-    let agent = Agent::start(&lab, &jail(&lab, "bantime = 1s\naction = recorder"));
+    let agent = Agent::start(&lab, &jail(&lab, "bantime = 5s\naction = recorder"));
     let attacker = attacker_v4(7);
     fail(&lab, attacker, "first");
     wait_until(PATIENCE, "the first ban is recorded", || recorded.lines().len() == 1);
