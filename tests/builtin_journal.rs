@@ -267,12 +267,14 @@ fn write_journal<'a>(lab: &Lab, entries: impl Iterator<Item = &'a Entry>) {
 /// What the jails see in the journal, each line once; it must be a failure to the jail that it belongs to.
 fn read(jails: &[JailSettings]) -> BTreeSet<(String, String)> {
     let matches = |jail: &JailSettings| match &jail.source {
-        LogSource::Journal(matches) => Some((jail.name.clone(), matches.clone())),
+        LogSource::Journal { matches, files } => Some((files.clone(), (jail.name.clone(), matches.clone()))),
         LogSource::Files { .. } => None,
     };
-    let wanted = jails.iter().filter_map(matches).collect();
+    let (files, wanted): (Vec<_>, Vec<_>) = jails.iter().filter_map(matches).unzip();
+    let files = files.into_iter().next().expect("they read the machine's journal");
     let (sender, mut batches) = mpsc::channel(16);
-    let reader = Reader::start(wanted, Position::Since(SystemTime::UNIX_EPOCH), sender).expect("it starts");
+    let reader =
+        Reader::start(files, wanted, Position::Since(SystemTime::UNIX_EPOCH), sender).expect("it starts");
     let mut seen = BTreeSet::new();
     let mut last = Instant::now();
     while last.elapsed() < QUIET || seen.is_empty() && last.elapsed() < 40 * QUIET {

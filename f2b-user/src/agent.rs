@@ -101,7 +101,7 @@ struct SourcePosition {
 
 /// The threads that read. Dropping them stops them.
 struct Readers {
-    _journal: Option<journal::Reader>,
+    _journals: Vec<journal::Reader>,
     _files: Option<file::Reader>,
 }
 
@@ -572,7 +572,7 @@ impl<M: BanMap> Agent<M> {
         let jail = self.jails.get(name).with_context(|| self.no_such_jail(name))?;
         let banned = self.bans.of(name);
         let (journal_matches, files) = match &jail.settings().source {
-            LogSource::Journal(matches) => (matches.to_string(), Vec::new()),
+            LogSource::Journal { matches, .. } => (matches.to_string(), Vec::new()),
             LogSource::Files { paths, .. } => {
                 let files = paths.iter().flat_map(LogPath::files);
                 (String::new(), files.map(|file| file.display().to_string()).collect())
@@ -821,11 +821,13 @@ impl<M: BanMap> Agent<M> {
     /// are counted again.
     fn read(&self, at_start: bool, lines: &mpsc::Sender<Batch>) -> Result<Readers> {
         let since = self.since(SystemTime::now());
-        let (mut matches, mut watches) = (Vec::new(), Vec::new());
+        let (mut matches, mut watches) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
         for (name, jail) in &self.jails {
             let settings = jail.settings();
             match settings.source.clone() {
-                LogSource::Journal(wanted) => matches.push((name.clone(), wanted)),
+                LogSource::Journal { matches: wanted, files } => {
+                    matches.entry(files).or_default().push((name.clone(), wanted));
+                }
                 LogSource::Files { paths, charset } => watches.push(Watch {
                     jail: name.clone(),
                     paths,
@@ -835,16 +837,20 @@ impl<M: BanMap> Agent<M> {
                 }),
             }
         }
-        let position = match self.positions.get(journal::SOURCE).map(|position| position.text.clone()) {
+        let position = |source: &str| match self.positions.get(source).map(|at| at.text.clone()) {
             Some(up_to) if at_start => Position::Replay { since, up_to },
             Some(cursor) => Position::After(cursor),
             None => Position::Since(since),
         };
         let positions = self.positions.iter().map(|(source, at)| (source.clone(), at.text.clone())).collect();
-        let journal = (!matches.is_empty()).then(|| journal::Reader::start(matches, position, lines.clone()));
+        let journals = matches.into_iter().map(|(files, matches)| {
+            let position = position(&files.source());
+            journal::Reader::start(files, matches, position, lines.clone())
+        });
+        let journals = journals.collect::<Result<_>>()?;
         let files = (!watches.is_empty())
             .then(|| file::Reader::start(watches, positions, since, at_start, lines.clone()));
-        Ok(Readers { _journal: journal.transpose()?, _files: files.transpose()? })
+        Ok(Readers { _journals: journals, _files: files.transpose()? })
     }
 
     /// Runs until SIGTERM or SIGINT. Bans stay in the kernel.

@@ -18,6 +18,10 @@ mod formula;
 mod fuzz;
 #[path = "../../f2b-user/src/increment.rs"]
 mod increment;
+#[path = "../../f2b-user/src/source/journal/files.rs"]
+mod journal_files;
+#[path = "../../f2b-user/src/source/journal/matching.rs"]
+mod journal_matching;
 #[path = "../../f2b-user/src/scope.rs"]
 mod scope;
 
@@ -33,17 +37,10 @@ mod xdp {
     }
 }
 
-/// Stands in for the journal's reader, which no target reaches.
+/// Without the journal's reader, which no target reaches.
 mod source {
     pub(crate) use super::charset;
     pub mod journal {
-        #[derive(Clone, Debug)]
-        pub struct JournalMatch;
-
-        impl JournalMatch {
-            pub fn new(_: &[Vec<String>]) -> anyhow::Result<Self> {
-                Ok(Self)
-            }
-        }
+        pub(crate) use crate::{journal_files::Files, journal_matching::JournalMatch};
     }
 }

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
@@ -48,7 +48,10 @@ use crate::{
     filter::{Filter, FilterSettings, Refused, log_zone},
     increment::Increment,
     scope::Scope,
-    source::{charset::Charset, journal::JournalMatch},
+    source::{
+        charset::Charset,
+        journal::{Files, JournalMatch},
+    },
 };
 
 /// Where a configuration is looked for when `-c` does not say; the first that exists. Else the built-in one is used.
@@ -64,7 +67,7 @@ pub enum BanTime {
 /// Where a jail's lines come from.
 #[derive(Clone, Debug)]
 pub enum LogSource {
-    Journal(JournalMatch),
+    Journal { matches: JournalMatch, files: Files },
     Files { paths: Vec<LogPath>, charset: Charset },
 }
 
@@ -458,7 +461,9 @@ fn log_source(jail: &JailOptions, filter: &str) -> Result<LogSource> {
         jail.written.get(option).map_or_else(|| Place::outside("built in"), |value| value.place.clone())
     };
     let has_journalmatch = !jail.journalmatch.is_empty();
-    let reads_files = match jail.backend.to_lowercase().as_str() {
+    let (backend, options) = options::extract(&jail.backend, &place("backend"))
+        .with_context(|| format!("{}: backend = {}", place("backend"), jail.backend))?;
+    let reads_files = match backend.to_lowercase().as_str() {
         "systemd" => false,
         "polling" | "pyinotify" | "gamin" => true,
         "auto" => !has_journalmatch || jail.logpath.iter().any(|path| !path.files().is_empty()),
@@ -469,6 +474,12 @@ fn log_source(jail: &JailOptions, filter: &str) -> Result<LogSource> {
         ),
     };
     if reads_files {
+        if let Some((option, _)) = options.first() {
+            bail!(
+                "{}: {option}= is for the journal; write backend = {backend}, or systemd",
+                place("backend")
+            );
+        }
         let encoding = jail.written.get("logencoding").map_or("auto", |value| &value.text);
         let charset = Charset::named(encoding).with_context(|| place("logencoding"))?;
         let paths: Vec<_> = jail.logpath.iter().filter(|path| !path.pattern.is_empty()).cloned().collect();
@@ -494,7 +505,23 @@ fn log_source(jail: &JailOptions, filter: &str) -> Result<LogSource> {
         let option = if jail.written.contains_key("journalmatch") { "journalmatch" } else { "filter" };
         place(option)
     })?;
-    Ok(LogSource::Journal(journalmatch))
+    let files = journal_files(&options)
+        .with_context(|| format!("{}: backend = {}", place("backend"), jail.backend))?;
+    Ok(LogSource::Journal { matches: journalmatch, files })
+}
+
+/// The options of `backend = systemd[…]`.
+fn journal_files(options: &Options) -> Result<Files> {
+    // Whether files are read that were rotated: they always are, or failures would be lost with each rotation.
+    if let Some(rotated) = options.get("rotated") {
+        let known = ["1", "on", "true", "yes", "0", "off", "false", "no"];
+        let is_known = known.contains(&rotated.text.to_lowercase().as_str());
+        ensure!(is_known, "rotated={}: write on; rotated files are always read", rotated.text);
+    }
+    let options = options.iter().filter(|(option, _)| *option != "rotated");
+    let files = Files::new(options.map(|(option, value)| (option.as_str(), value.text.as_str())))?;
+    files.check()?;
+    Ok(files)
 }
 
 fn ban_time(seconds: f64) -> Result<BanTime> {
@@ -646,7 +673,7 @@ mod tests {
         let config = load("[sshd]\njournalmatch = _COMM=\"a b\" + _UID=0\n").unwrap();
         let wanted = JournalMatch::new(&[vec!["_COMM=a b".into(), "+".into(), "_UID=0".into()]]).unwrap();
         // The filter's own comes first.
-        let LogSource::Journal(matches) = &config.jails[0].source else { panic!("{config:?}") };
+        let LogSource::Journal { matches, .. } = &config.jails[0].source else { panic!("{config:?}") };
         assert!(matches.to_string().ends_with(&wanted.to_string()), "{config:?}");
         let broken = load("[sshd]\njournalmatch = sshd.service\n").unwrap().warnings.remove(0);
         assert!(

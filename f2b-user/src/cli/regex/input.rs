@@ -1,7 +1,6 @@
 //! Where the lines come from: the command line, a file in any encoding, the journal.
 
 use std::{
-    env,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use encoding_rs_io::DecodeReaderBytesBuilder;
 
 pub(super) use crate::source::charset::Charset;
 use crate::{
-    config::{self, LogPath},
+    config,
     source::journal::{Entries, Files, Logged, Place},
 };
 
@@ -82,55 +81,14 @@ impl Log {
     }
 }
 
-/// `SD_JOURNAL_SYSTEM`: fail2ban's default for the machine's journal, without the files of every user.
-const SYSTEM: i32 = 4;
-
 /// What `systemd-journal[journalpath=…]` reads.
 fn journal_files(options: &[(String, String)]) -> Result<Files> {
-    let (mut path, mut files, mut namespace, mut flags) = (None, None, None, None);
-    for (option, value) in options {
-        match option.as_str() {
-            "journalpath" => path = Some(value),
-            "journalfiles" => files = Some(value),
-            "namespace" => namespace = Some(value),
-            "journalflags" => flags = Some(number(value).with_context(|| format!("journalflags={value}"))?),
-            other => bail!(
-                "{other}= is no option of systemd-journal; use journalpath, journalfiles, journalflags or namespace"
-            ),
-        }
+    let files = Files::new(options.iter().map(|(option, value)| (option.as_str(), value.as_str())))?;
+    if let Place::These(patterns) = &files.place
+        && files.paths().is_empty()
+    {
+        bail!("journalfiles={}: there is no such file", patterns.join(" "));
     }
-    let place = match (path, files, namespace) {
-        (Some(_), Some(_), _) => bail!("journalpath= and journalfiles= exclude each other"),
-        (Some(path), None, _) => Place::Directory(path.into()),
-        (None, Some(patterns), _) => Place::These(journal_files_of(patterns)?),
-        (None, None, Some(namespace)) => Place::Namespace(namespace.clone()),
-        (None, None, None) => Place::Machine,
-    };
-    let flags = match (flags, &place) {
-        (Some(flags), _) => flags,
-        (None, Place::Directory(_) | Place::These(_)) => 0,
-        (None, Place::Machine | Place::Namespace(_)) => match env::var(DEFAULT_FLAGS) {
-            Ok(flags) => number(&flags).context(DEFAULT_FLAGS)?,
-            Err(_) => SYSTEM,
-        },
-    };
-    Ok(Files { place, flags })
-}
-
-/// The environment of fail2ban may say it.
-const DEFAULT_FLAGS: &str = "F2B_SYSTEMD_DEFAULT_FLAGS";
-
-fn number(text: &str) -> Result<i32> {
-    text.trim().parse().with_context(|| format!("{text} is no number"))
-}
-
-fn journal_files_of(patterns: &str) -> Result<Vec<PathBuf>> {
-    let words = patterns.split([' ', ',', '\n']).filter(|word| !word.is_empty());
-    let pattern = |word: &str| LogPath { pattern: word.to_owned(), from: "head".into() };
-    let mut files: Vec<PathBuf> = words.flat_map(|word| pattern(word).files()).collect();
-    files.sort();
-    files.dedup();
-    anyhow::ensure!(!files.is_empty(), "journalfiles={patterns}: there is no such file");
     Ok(files)
 }
 

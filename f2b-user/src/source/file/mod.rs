@@ -1,0 +1,349 @@
+//! Log files: one reader on its own thread for the files of all jails.
+//!
+//! A file is read to its end again and again, every few milliseconds: that costs one system call, works on every file
+//! system, and finds a line as soon as a notification would. A few times a second it is looked whether the path still
+//! leads to the same file, because logs are rotated: by renaming (the old file is read on for a while), or by copying and
+//! truncating. What was written before the start is handed over in the order of its times, if a jail has several files.
+//!
+//! - [`open`]: one open file
+//! - [`position`]: up to where it was read
+//! - [`order`]: the lines of several files, the oldest first
+
+mod open;
+mod order;
+mod position;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Result;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+pub use self::position::position;
+use self::{
+    open::{CHUNK, Open, Piece, Start},
+    order::Queue,
+};
+use super::{
+    Batch, Line,
+    charset::Charset,
+    thread::{Stop, Thread},
+};
+use crate::{config::LogPath, filter::Filter};
+
+/// How often files are read while lines arrive, and when there were none for [`IDLE_AFTER`].
+const POLL_ACTIVE: Duration = Duration::from_millis(5);
+const POLL_IDLE: Duration = Duration::from_millis(20);
+const IDLE_AFTER: Duration = Duration::from_secs(30);
+/// How often it is looked whether a path still leads to the same file.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often patterns are looked for new files.
+const SEARCH_EVERY: Duration = Duration::from_secs(1);
+/// What is read of all files together while they are put in order, at least.
+const TOGETHER: usize = 1 << 20;
+/// How long a file is read on after another one took its place: whoever writes may not know yet.
+const OLD_FILE: Duration = Duration::from_secs(10);
+/// How long a file that has gone is waited for at its place, if no pattern finds it.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// The files of one jail.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pub jail: String,
+    pub paths: Vec<LogPath>,
+    pub charset: Charset,
+    /// Reads the dates of lines, to find where the find window begins. `zone` is that of its local times.
+    pub filter: Filter,
+    pub zone: jiff::tz::TimeZone,
+}
+
+impl Watch {
+    /// When a line was logged, if it tells.
+    fn time_of(&self, line: &[u8], now: SystemTime) -> Option<SystemTime> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.filter.time_of(&self.charset.decode(line), &self.zone, now).map(super::time)
+    }
+}
+
+/// How the positions of files are named among the store's.
+pub fn source(path: &Path) -> String {
+    format!("file:{}", path.display())
+}
+
+/// The file whose position is stored by this name.
+pub fn path_of(source: &str) -> Option<&Path> {
+    source.strip_prefix("file:").map(Path::new)
+}
+
+/// A running reader. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct Reader {
+    _thread: Thread,
+}
+
+impl Reader {
+    /// Starts to read the files that `watches` ask for into `lines`. Those with a position in `positions` go on there;
+    /// of the others, what was logged from `since` on is read. `replay`: what stands before the positions is handed over
+    /// again, for the find window. A full channel makes the reader wait.
+    ///
+    /// # Errors
+    /// The thread does not start.
+    pub fn start(
+        watches: Vec<Watch>,
+        positions: BTreeMap<String, String>,
+        since: SystemTime,
+        replay: bool,
+        lines: mpsc::Sender<Batch>,
+    ) -> Result<Self> {
+        let (logs, unreadable, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; CHUNK]);
+        let run = move |stop| {
+            Worker { watches, positions, since, replay, lines, stop, logs, unreadable, buffer }.run();
+        };
+        Ok(Self { _thread: Thread::start("log files", run)? })
+    }
+}
+
+/// The agent has gone, or wants no more.
+struct Stopped;
+
+struct Worker {
+    watches: Vec<Watch>,
+    positions: BTreeMap<String, String>,
+    since: SystemTime,
+    replay: bool,
+    lines: mpsc::Sender<Batch>,
+    stop: Stop,
+    logs: BTreeMap<PathBuf, Log>,
+    /// Files that cannot be opened; that was said.
+    unreadable: BTreeSet<PathBuf>,
+    /// Room for what is read.
+    buffer: Vec<u8>,
+}
+
+/// A file that is followed.
+struct Log {
+    /// The watches that want its lines, by number.
+    takers: Vec<usize>,
+    /// The file that the path led to when it was looked the last time.
+    open: Open,
+    looked: Instant,
+    /// Since when the path has led nowhere.
+    gone: Option<Instant>,
+    /// The file before, and since when it is.
+    old: Option<(Open, Instant)>,
+    /// It cannot be read; that was said.
+    is_failing: bool,
+}
+
+impl Log {
+    fn new(taker: usize, open: Open) -> Self {
+        let looked = Instant::now();
+        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false }
+    }
+
+    /// The next lines, and whether they were decided on before.
+    fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Piece>, bool)> {
+        match self.open.read(buffer) {
+            Ok(read) => {
+                self.is_failing = false;
+                if read.is_some() {
+                    return read;
+                }
+            }
+            Err(error) if !self.is_failing => {
+                self.is_failing = true;
+                warn!("{} cannot be read, trying again: {error}", path.display());
+            }
+            Err(_) => {}
+        }
+        let (old, since) = self.old.as_mut()?;
+        let is_over = since.elapsed() > OLD_FILE;
+        let lines = match old.read(buffer) {
+            Ok(Some((lines, _))) => Some(lines),
+            Ok(None) | Err(_) if is_over => old.last_line().map(|line| vec![line]),
+            Ok(None) | Err(_) => None,
+        };
+        if is_over {
+            self.old = None;
+        }
+        // The position in the file that comes after it is what counts.
+        let position = self.open.position;
+        let piece = |piece| Piece { position, ..piece };
+        lines.map(|lines| (lines.into_iter().map(piece).collect(), false))
+    }
+
+    /// Looks whether the path still leads to the same file; whether it does not.
+    fn look(&mut self, path: &Path) -> bool {
+        self.looked = Instant::now();
+        let Ok(data) = fs::metadata(path) else {
+            // Whoever writes may still write to the file that is open.
+            self.gone.get_or_insert(self.looked);
+            return false;
+        };
+        self.gone = None;
+        let is_same = self.open.position.is_of(&data);
+        if is_same && self.open.is_truncated() {
+            info!("{} was truncated", path.display());
+            self.open.restart();
+            return true;
+        }
+        if is_same {
+            return false;
+        }
+        // If it cannot be opened, it is looked again.
+        let Ok(next) = Open::at_begin(path, self.open.line_end) else { return false };
+        info!("{} was rotated", path.display());
+        self.old = Some((std::mem::replace(&mut self.open, next), self.looked));
+        true
+    }
+}
+
+impl Worker {
+    fn run(mut self) {
+        // The end of this function ends the thread: nobody is left to be told.
+        drop(self.follow());
+    }
+
+    fn follow(&mut self) -> Result<(), Stopped> {
+        self.search(true);
+        self.catch_up()?;
+        let mut searched = Instant::now();
+        let mut last_line = Instant::now();
+        loop {
+            self.go_on()?;
+            let mut has_read = false;
+            for path in self.logs.keys().cloned().collect::<Vec<_>>() {
+                has_read |= self.read(&path)?;
+            }
+            if has_read {
+                last_line = Instant::now();
+                continue;
+            }
+            if searched.elapsed() > SEARCH_EVERY {
+                self.search(false);
+                searched = Instant::now();
+            }
+            thread::sleep(if last_line.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE });
+        }
+    }
+
+    fn go_on(&self) -> Result<(), Stopped> {
+        if self.stop.is_asked_for() || self.lines.is_closed() { Err(Stopped) } else { Ok(()) }
+    }
+
+    /// Looks for files that were not there before. Those that are there at the start are read from where the find window
+    /// begins, those that come later from their begin.
+    fn search(&mut self, at_start: bool) {
+        self.logs.retain(|_, log| log.gone.is_none_or(|since| since.elapsed() < FORGET_AFTER));
+        for (number, watch) in self.watches.iter().enumerate() {
+            let mut found = 0;
+            for pattern in &watch.paths {
+                for path in pattern.files().into_iter().filter(|path| !path.is_dir()) {
+                    found += 1;
+                    if let Some(log) = self.logs.get_mut(&path) {
+                        if !log.takers.contains(&number) {
+                            log.takers.push(number);
+                        }
+                        continue;
+                    }
+                    let stored = self.positions.remove(&source(&path)).and_then(|text| text.parse().ok());
+                    let start = match stored {
+                        Some(position) => Start::Stored(position, self.replay && at_start),
+                        None if !at_start => Start::Begin,
+                        None if pattern.from == "tail" => Start::End,
+                        None => Start::Since(self.since),
+                    };
+                    let open = match Open::new(&path, start, watch) {
+                        Ok(open) => open,
+                        Err(error) => {
+                            if self.unreadable.insert(path.clone()) {
+                                let file = path.display();
+                                warn!(jail = watch.jail, "{file} cannot be read, trying again: {error}");
+                            }
+                            continue;
+                        }
+                    };
+                    self.unreadable.remove(&path);
+                    info!(jail = watch.jail, offset = open.position.offset, "Following {}", path.display());
+                    self.logs.insert(path, Log::new(number, open));
+                }
+            }
+            if found == 0 && at_start {
+                let patterns: Vec<_> = watch.paths.iter().map(|path| path.pattern.as_str()).collect();
+                warn!(jail = watch.jail, "There is no log file yet, waiting for it: {}", patterns.join(" "));
+            }
+        }
+    }
+
+    /// Reads what was written to one file since the last time; whether there was anything.
+    fn read(&mut self, path: &Path) -> Result<bool, Stopped> {
+        let Some(log) = self.logs.get_mut(path) else { return Ok(false) };
+        if let Some((lines, replayed)) = log.read(path, &mut self.buffer) {
+            self.hand_over(path, &lines, replayed)?;
+            return Ok(true);
+        }
+        Ok(log.looked.elapsed() > LOOK_EVERY && log.look(path))
+    }
+
+    fn hand_over(&self, path: &Path, lines: &[Piece], replayed: bool) -> Result<(), Stopped> {
+        let (Some(log), Some(last)) = (self.logs.get(path), lines.last()) else { return Ok(()) };
+        let takers = || log.takers.iter().map(|taker| &self.watches[*taker]);
+        let line = |watch: &Watch, bytes| Line {
+            jail: watch.jail.clone(),
+            time: None,
+            text: watch.charset.decode(bytes).trim_end_matches(['\r', '\n']).to_owned(),
+        };
+        let all = lines.iter().flat_map(|piece| takers().map(move |watch| line(watch, &piece.bytes)));
+        let position = last.position.to_string();
+        let batch = Batch { lines: all.collect(), source: source(path), position, replayed };
+        self.lines.blocking_send(batch).map_err(|_closed| Stopped)
+    }
+
+    /// Hands over what the files of jails with several of them hold, up to their ends: the oldest lines first, or a
+    /// later line of one file would decide before an earlier one of another.
+    fn catch_up(&mut self) -> Result<(), Stopped> {
+        let several = |taker: &usize| self.logs.values().filter(|log| log.takers.contains(taker)).count() > 1;
+        let together = self.logs.iter().filter(|(_, log)| log.takers.iter().any(several));
+        let mut queues: BTreeMap<PathBuf, Queue> =
+            together.map(|(path, _)| (path.clone(), Queue::default())).collect();
+        let room = (TOGETHER / queues.len().max(1)).min(CHUNK);
+        let others: Vec<_> = self.logs.keys().filter(|path| !queues.contains_key(*path)).cloned().collect();
+        loop {
+            let mut has_read = false;
+            for (path, queue) in queues.iter_mut().filter(|(_, queue)| queue.wants_more()) {
+                self.fill(path, queue, room);
+                has_read = true;
+            }
+            if has_read {
+                self.go_on()?;
+                // Their failures must not wait.
+                for path in &others {
+                    self.read(path)?;
+                }
+                continue;
+            }
+            let Some((path, lines, replayed)) = order::oldest(&mut queues) else { return Ok(()) };
+            self.hand_over(&path, &lines, replayed)?;
+        }
+    }
+
+    fn fill(&mut self, path: &Path, queue: &mut Queue, room: usize) {
+        let Some(log) = self.logs.get_mut(path) else { return queue.end() };
+        match log.read(path, &mut self.buffer[..room]) {
+            Some((lines, replayed)) => {
+                // Jails that read one file agree on its dates.
+                let watch = &self.watches[log.takers[0]];
+                let now = SystemTime::now();
+                queue.add(lines, replayed, |bytes| watch.time_of(bytes, now));
+            }
+            None if log.look(path) => {}
+            None => queue.end(),
+        }
+    }
+}
