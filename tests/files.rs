@@ -155,3 +155,87 @@ fn after_a_restart_the_find_window_is_as_it_was() {
     agent.wait_for_ban(attacker_v4(7));
     assert_eq!(agent.jail("sshd")["total_failed"], 1, "two were counted by the agent before");
 }
+
+/// A failure that happened some seconds ago.
+fn line_ago(attacker: IpAddr, seconds: i64) -> String {
+    let then = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+    let then = then.strftime("%Y-%m-%dT%H:%M:%S.%6f+00:00");
+    format!("{then} host sshd[{seconds}]: Failed password for root from {attacker} port 4242 ssh2\n")
+}
+
+#[test]
+fn after_a_stop_the_lines_of_several_files_count_in_the_order_of_their_times() {
+    let lab = Lab::network_only();
+    let (a, b) = (lab.dir().join("a.log"), lab.dir().join("b.log"));
+    let config = format!(
+        "[sshd]\nmaxretry = 3\nfindtime = 1h\nbantime = 10m\nbackend = polling\nlogpath = {}\n    {}\n",
+        a.display(),
+        b.display()
+    );
+    fs::write(&a, "begin\n").expect("the lab's directory is writable");
+    fs::write(&b, "begin\n").expect("the lab's directory is writable");
+    let mut agent = Agent::start(&lab, &config);
+    // Positions are stored once a second.
+    sleep(Duration::from_millis(1500));
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+    let (over, guilty) = (attacker_v4(7), attacker_v4(8));
+    let append = |path: &PathBuf, lines: &[(IpAddr, i64)]| {
+        let mut file = File::options().append(true).open(path).expect("it is there");
+        // More than is read in one go stands between them.
+        let noise = format!("{} nothing\n", "x".repeat(200)).repeat(1000);
+        for (attacker, seconds) in lines {
+            write(&mut file, &line_ago(*attacker, *seconds));
+            write(&mut file, &noise);
+        }
+    };
+    // Three failures forty minutes ago would have been a ban that is over by now, and one is left: not enough. Whoever
+    // reads one file after the other bans for the last one and two of the first.
+    append(&a, &[(over, 2403), (guilty, 300), (over, 5), (guilty, 4)]);
+    append(&b, &[(over, 2402), (over, 2401), (guilty, 100)]);
+    let agent = Agent::start(&lab, &config);
+    agent.wait_for_ban(guilty);
+    wait_until(PATIENCE, "all are counted", || agent.jail("sshd")["total_failed"] == 7);
+    assert!(agent.ban_of(over).is_none(), "{}", agent.process.log());
+    assert!(agent.process.log().contains(&format!("{over}")), "{}", agent.process.log());
+    let status = agent.jail("sshd");
+    assert_eq!(
+        status["currently_failed"], 1,
+        "one failure is left of the address whose ban is over: {status}"
+    );
+}
+
+#[test]
+fn a_file_in_utf_16_is_followed_and_gone_on_with() {
+    let lab = Lab::network_only();
+    let path = lab.dir().join("auth.log");
+    let config = format!(
+        "[sshd]\nmaxretry = 3\nbackend = polling\nlogencoding = utf-16\nlogpath = {}\n",
+        path.display()
+    );
+    let encode = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    let write = |bytes: &[u8]| {
+        let mut file =
+            File::options().create(true).append(true).open(&path).expect("the lab's directory is writable");
+        file.write_all(bytes).expect("the lab's directory is writable");
+    };
+    write(b"\xff\xfe");
+    write(&encode(&line(attacker_v4(7))));
+    // Characters that have the byte of a line end in them, and a file that ends in the middle of one.
+    let tricky = encode(&format!("\u{a0a}\u{a00} {}", line(attacker_v4(9))));
+    write(&tricky);
+    let second = encode(&line(attacker_v4(7)));
+    let (begin, end) = second.split_at(second.len() / 2 | 1);
+    write(begin);
+    let mut agent = Agent::start(&lab, &config);
+    wait_until(PATIENCE, "one failure is counted", || agent.jail("sshd")["currently_failed"] != 0);
+    sleep(Duration::from_millis(1500));
+    assert_eq!(agent.jail("sshd")["total_failed"], 1, "a line that begins with something else is no failure");
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+    write(end);
+    let agent = Agent::start(&lab, &config);
+    wait_until(PATIENCE, "the second is counted", || agent.jail("sshd")["total_failed"] == 1);
+    write(&encode(&line(attacker_v4(7))));
+    agent.wait_for_ban(attacker_v4(7));
+}

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, os::unix::net::UnixDatagram, time::Duration};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Host, Lab, wait_until};
@@ -32,6 +33,12 @@ impl Lab {
     /// Kills journald; its journal stays.
     pub fn stop_journald(&self) {
         self.journald.lock().expect("no test panics here").take();
+    }
+
+    /// Has journald begin new files.
+    pub fn rotate_journal(&self) {
+        let mut journald = self.journald.lock().expect("no test panics here");
+        journald.as_mut().expect("it was started").signal(Signal::SIGUSR2);
     }
 
     /// What `journalctl` prints, given `args`.

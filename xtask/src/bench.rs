@@ -9,7 +9,7 @@ use crate::{
 xflags::xflags! {
     /// Measure, side by side with what a user would pick instead; tables and plots go to target/bench.
     cmd bench {
-        /// `filter`: what a log line costs. `packet`: what a packet costs, dropped or passed.
+        /// `filter`: what a log line costs. `source`: what an entry of the journal costs. `packet`: what a packet costs, dropped or passed.
         required name: String
         /// Should this machine lack anything, only say what, and fail.
         optional --no-install
@@ -29,7 +29,11 @@ impl Bench {
                 setup::ensure(Need::Bench, mode)?;
                 step::become_command(&mut cargo::bench_as_root("packet")?)
             }
-            other => bail!("there is no benchmark `{other}`; there are filter and packet"),
+            "source" => {
+                setup::ensure(Need::Tests, mode)?;
+                step::become_command(&mut cargo(["bench", "--package", "f2b-user", "--bench", "source"]))
+            }
+            other => bail!("there is no benchmark `{other}`; there are filter, source and packet"),
         }
     }
 }

@@ -38,7 +38,7 @@ Usage: cargo xtask COMMAND [OPTIONS]
   test    lint, then all tests; those of the kernel side as root
   soak    the long forms of tests that CI runs in short ones
   fuzz    hostile input for the readers of configurations, expressions and logs
-  bench   measurements beside what a user would pick instead: filter, packet
+  bench   measurements beside what a user would pick instead: filter, source, packet
   demo    an attack and its ban, played in network namespaces
 
 Every command sets the machine up first; with --no-install it stops where that would change anything.

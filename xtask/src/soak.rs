@@ -10,17 +10,20 @@ use crate::{
 const ROUNDS_VARIABLE: &str = "F2B_SOAK_ROUNDS";
 const SEEDS_VARIABLE: &str = "F2B_SOAK_SEEDS";
 const EXPRESSIONS_VARIABLE: &str = "F2B_SOAK_EXPRESSIONS";
+const ENTRIES_VARIABLE: &str = "F2B_SOAK_ENTRIES";
 const FRAMES_VARIABLE: &str = "F2B_FUZZ_FRAMES";
 
 xflags::xflags! {
     /// The long form of tests that CI runs in a short one: random frames that the programs and a model must agree on;
-    /// agents killed and started under a flood; spoiled log lines through every filter of the real fail2ban and through
-    /// ours.
+    /// agents killed and started under a flood; a journal that is rotated while agents are killed, with every failure
+    /// counted once; spoiled log lines through every filter of the real fail2ban and through ours.
     cmd soak {
         /// How many frames (default: 10 million, a few minutes).
         optional --frames frames: u64
         /// How many agents (default: 300, about a second each).
         optional --rounds rounds: u32
+        /// How many entries go through the journal (default: a million, a few minutes).
+        optional --entries entries: u64
         /// How often every sample line is spoiled (default: 30, about half a minute each).
         optional --seeds seeds: u32
         /// Should this machine lack anything, only say what, and fail.
@@ -37,10 +40,18 @@ impl Soak {
         let mut kills = cargo::test_as_root("restart")?;
         kills.args(["--release", "--", "no_banned_packet_passes"]);
         kills.env(ROUNDS_VARIABLE, self.rounds.unwrap_or(300).to_string());
+        let mut journal = cargo::test_as_root("journal")?;
+        journal.args(["--release", "--", "every_failure_counts_once"]);
+        journal.env(ENTRIES_VARIABLE, self.entries.unwrap_or(1_000_000).to_string());
         let mut lines = cargo(["test", "--package", "f2b-user", "--test", "filters", "--release"]);
         lines.args(["--", "--nocapture"]);
         let seeds = self.seeds.unwrap_or(30);
         lines.env(SEEDS_VARIABLE, seeds.to_string()).env(EXPRESSIONS_VARIABLE, (seeds * 1000).to_string());
-        step::run_all(vec![Step::new("frames", frames), Step::new("kills", kills), Step::new("lines", lines)])
+        step::run_all(vec![
+            Step::new("frames", frames),
+            Step::new("kills", kills),
+            Step::new("journal", journal),
+            Step::new("lines", lines),
+        ])
     }
 }
