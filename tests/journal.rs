@@ -213,8 +213,11 @@ fn jails_read_the_journals_that_they_name_and_wrong_options_leave_out_only_their
     assert_eq!(agent.process.log().matches(&waiting).count(), 1, "{}", agent.process.log());
     journal(&lab, &at("later/a.journal"), attacker_v4(9), 3);
     banned("later", attacker_v4(9));
-    journal(&lab, &at("web.journal.new"), attacker_v4(10), 3);
-    sh(&lab, &format!("mv {} {namespace}", at("web.journal.new").display()));
+    journal(&lab, &at("web/new.journal"), attacker_v4(10), 3);
+    sh(
+        &lab,
+        &format!("cp {} {namespace}.new; mv {namespace}.new {namespace}", at("web/new.journal").display()),
+    );
     banned("web", attacker_v4(10));
     assert_eq!(agent.jail("dir")["total_failed"], 3, "no jail sees another's journal");
 }
