@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{
-    Batch, Line,
+    Batch, Line, Reading,
     charset::Charset,
     thread::{Stop, Thread},
 };
@@ -192,22 +192,33 @@ struct Log {
     old: Option<(Open, Instant)>,
     /// It cannot be read; that was said.
     is_failing: bool,
+    /// It was read to its end once: what comes now is new (`FileContainer.inOperation`).
+    is_live: bool,
 }
 
 impl Log {
     fn new(taker: usize, open: Open) -> Self {
         let looked = Instant::now();
-        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false }
+        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false, is_live: false }
     }
 
-    /// The next lines, and whether they were decided on before.
-    fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Vec<u8>>, bool)> {
+    /// The next lines, and on what occasion they are read.
+    fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Vec<u8>>, Reading)> {
         match self.open.read(buffer) {
-            Ok(read) => {
+            Ok(Some((lines, is_replay))) => {
                 self.is_failing = false;
-                if read.is_some() {
-                    return read;
-                }
+                let reading = match (is_replay, self.is_live) {
+                    (true, _) => Reading::Again,
+                    (false, false) => Reading::Late,
+                    (false, true) => Reading::Live,
+                };
+                return Some((lines, reading));
+            }
+            Ok(None) => {
+                self.is_failing = false;
+                // The end of a file that was rotated while nobody read is not the end of what is late.
+                self.is_live = self.is_live
+                    || fs::metadata(path).is_ok_and(|data| self.open.position.is_of(&data));
             }
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
@@ -225,7 +236,7 @@ impl Log {
         if is_over {
             self.old = None;
         }
-        lines.map(|lines| (lines, false))
+        lines.map(|lines| (lines, Reading::Live))
     }
 
     /// Looks whether the path still leads to the same file; whether it does not.
@@ -345,8 +356,8 @@ impl Worker {
     /// Reads what was written to one file since the last time; whether there was anything.
     fn read(&mut self, path: &Path) -> Result<bool, Stopped> {
         let Some(log) = self.logs.get_mut(path) else { return Ok(false) };
-        if let Some((lines, replayed)) = log.read(path, &mut self.buffer) {
-            let batch = batch(path, &lines, &log.takers, &self.watches, log.open.position, replayed);
+        if let Some((lines, reading)) = log.read(path, &mut self.buffer) {
+            let batch = batch(path, &lines, &log.takers, &self.watches, log.open.position, reading);
             return self.lines.blocking_send(batch).map(|()| true).map_err(|_closed| Stopped);
         }
         Ok(log.looked.elapsed() > LOOK_EVERY && log.look(path))
@@ -370,7 +381,7 @@ fn batch(
     takers: &[usize],
     watches: &[Watch],
     position: Position,
-    replayed: bool,
+    reading: Reading,
 ) -> Batch {
     let takers = || takers.iter().map(|taker| &watches[*taker]);
     let lines = lines.iter().flat_map(|bytes| {
@@ -380,7 +391,7 @@ fn batch(
             text: watch.charset.decode(bytes).trim_end_matches(['\r', '\n']).to_owned(),
         })
     });
-    Batch { lines: lines.collect(), source: source(path), position: position.to_string(), replayed }
+    Batch { lines: lines.collect(), source: source(path), position: position.to_string(), reading }
 }
 
 /// Where a file is read from.

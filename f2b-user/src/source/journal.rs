@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{
-    Batch, Line,
+    Batch, Line, Reading,
     thread::{Stop, Thread},
     unit::{self, How, Resolved},
 };
@@ -435,11 +435,11 @@ impl Worker {
             }
             if read > 0 {
                 let cursor = journal.cursor()?;
-                let replayed = up_to.is_some();
-                if !replayed || reached {
+                let reading = if up_to.is_some() { Reading::Again } else { Reading::Live };
+                if reading == Reading::Live || reached {
                     self.position = Position::After(cursor.clone());
                 }
-                let batch = Batch { lines, source: SOURCE.into(), position: cursor, replayed };
+                let batch = Batch { lines, source: SOURCE.into(), position: cursor, reading };
                 if self.lines.blocking_send(batch).is_err() {
                     return Ok(());
                 }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{Merged, Settings, StoredBan};
 use crate::{
     ban::{Subject, Until},
+    history::OUTDATED_FACTOR,
     source::file,
 };
 
@@ -56,9 +57,6 @@ const FROM_1: &str = "
     UPDATE bans SET started = CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
     UPDATE positions SET seen = CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
 ";
-
-/// A ban counts for so many times its length (`Fail2BanDb._purge_bips`).
-const OUTDATED_FACTOR: i64 = 3;
 
 /// What is to be written.
 #[derive(Debug)]

@@ -128,8 +128,8 @@ impl Writer {
 
     fn history(&self, now: SystemTime) -> Result<History> {
         let mut history = History::default();
-        tables::bans(&self.connection, now, true, |owner, subject, _, started, bancount| {
-            history.add(owner, subject, Past { count: bancount, time: started });
+        tables::bans(&self.connection, now, true, |owner, subject, until, started, bancount| {
+            history.add(owner, subject, Past { count: bancount, time: started }, until);
         })?;
         Ok(history)
     }
