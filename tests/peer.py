@@ -114,8 +114,12 @@ class Peer:
             if reason.get("prolong"):
                 self.tell("prolong", name, known.getID())
                 # PROLONGED
-                change = "UPDATE bips SET bantime = ? WHERE jail = ? AND ip = ?"
-                jail.database._db.execute(change, (known.getBanTime(jail.actions.getBanTime()), name, str(known.getID())))
+                begin, length = known.getTime(), known.getBanTime(jail.actions.getBanTime())
+                if not jail.getBanTimeExtra("increment"):
+                    # At a start, no ban is longer than the jail's.
+                    begin, length = begin + length - jail.actions.getBanTime(), jail.actions.getBanTime()
+                change = "UPDATE bips SET timeofban = ?, bantime = ? WHERE jail = ? AND ip = ?"
+                jail.database._db.execute(change, (int(round(begin)), length, name, str(known.getID())))
                 jail.database._db.commit()
             return added
 
@@ -126,12 +130,12 @@ class Peer:
         jail.actions._Actions__checkBan()
         for ticket in jail.actions.banManager:
             # EXACT
-            exact = self.exact.get((name, str(ticket.getID())))
-            if exact is not None and round(exact) == ticket.getTime():
-                ticket.setTime(exact)
+            time, bantime = self.exact[name, str(ticket.getID())]
+            ticket.setTime(time)
+            ticket.setBanTime(bantime)
 
     def stop(self):
-        self.exact = {(name, str(ticket.getID())): ticket.getTime()
+        self.exact = {(name, str(ticket.getID())): (ticket.getTime(), ticket.getBanTime())
                       for name, _ in self.jails for ticket in self.jail(name).actions.banManager}
         for name, _ in self.jails:
             jail = self.jail(name)

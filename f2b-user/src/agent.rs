@@ -392,7 +392,7 @@ impl<M: BanMap> Agent<M> {
         let Some(jail) = self.jails.get_mut(name) else { return };
         let evidence = Evidence::from(failure);
         if *replayed {
-            return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
+            return jail.replay(ip, time, evidence, &self.history, &self.own_addresses);
         }
         if self.own.allows(ip) {
             return event::ignored(name, ip, "ip", "f2b.conf allows it");

@@ -32,6 +32,9 @@ struct Tally {
     matches: Place,
 }
 
+/// By how much the times of a history may be early.
+const ROUNDING: Duration = Duration::from_millis(500);
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// An address, in 16 bytes.
@@ -271,7 +274,7 @@ impl Jail {
             return Outcome::Ignored(reason);
         }
         self.total_failed += 1;
-        let mut tally = self.count(address, time, evidence);
+        let mut tally = self.count(address, time, evidence, now);
         let maxretry = self.settings.maxretry;
         let mut bad = None;
         // Whoever has enough anyway counts once (`Filter.processLineAndAdd`).
@@ -305,9 +308,14 @@ impl Jail {
         time + self.settings.findtime < now
     }
 
-    /// Adds a failure to those of its address.
-    fn count(&mut self, address: IpAddr, time: SystemTime, evidence: Evidence<'_>) -> Tally {
+    /// Adds a failure to those of its address that the window at `now` reaches.
+    fn count(&mut self, address: IpAddr, time: SystemTime, evidence: Evidence<'_>, now: SystemTime) -> Tally {
         let (time, findtime) = (micros(time), self.settings.findtime.as_micros() as u64);
+        let since = micros(now).saturating_sub(findtime);
+        // It does not depend on when the last sweep was.
+        if self.tallies.get(&key(address)).is_some_and(|tally| tally.last < since) {
+            self.tallies.remove(&key(address));
+        }
         let tally = self.tallies.entry(key(address));
         let tally = tally.and_modify(|tally| tally.add(time, findtime)).or_insert_with(|| Tally::new(time));
         if self.settings.maxmatches == 0 {
@@ -380,8 +388,8 @@ impl Jail {
         Ok(())
     }
 
-    /// Counts a failure that an agent before this one has decided on: it adds to the window, and what it led to then
-    /// is not done again.
+    /// Counts a failure that an agent before this one has decided on, as that one did then: it adds to the window, and
+    /// what it led to is not done again.
     pub fn replay(
         &mut self,
         address: IpAddr,
@@ -389,10 +397,17 @@ impl Jail {
         evidence: Evidence<'_>,
         history: &History,
         own: &[IpAddr],
-        now: SystemTime,
     ) {
+        if self.settings.increment.is_some()
+            && let Some(past) = history.of(&self.settings.name, address.into())
+            && time <= past.time + ROUNDING
+        {
+            // It led to that ban, or to one before, and who was known then counted faster.
+            self.tallies.remove(&key(address));
+            return;
+        }
         let total_failed = self.total_failed;
-        self.failure(address, time, evidence, history, own, now);
+        self.failure(address, time, evidence, history, own, time);
         self.total_failed = total_failed;
     }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 /// The jails and the file that each reads. The last one reads what the others ban.
-pub const JAILS: [(&str, &str); 4] = [
+pub(crate) const JAILS: [(&str, &str); 4] = [
     ("sshd", "auth.log"),
     ("postfix", "mail.log"),
     ("nginx-http-auth", "nginx.log"),
@@ -16,31 +16,35 @@ pub const JAILS: [(&str, &str); 4] = [
 ];
 /// Those of them that the corpus has lines for.
 const FILES: usize = JAILS.len() - 1;
+/// How often it is restarted.
+const RESTARTS: usize = 12;
+/// And how often a file is rotated.
+const ROTATIONS: usize = 15;
 /// Two days before a year's end, because the dates of two of the files have no year.
-pub const START: f64 = 1_766_966_400.0;
+pub(crate) const START: f64 = 1_766_966_400.0;
 /// Whom every jail ignores.
-pub const IGNORED: &str = "192.0.2.250 198.51.100.128/25 2001:db8:1::/48";
+pub(crate) const IGNORED: &str = "192.0.2.250 198.51.100.128/25 2001:db8:1::/48";
 
 /// What there is to read, and how.
-pub struct Corpus {
-    pub ticks: Vec<Tick>,
+pub(crate) struct Corpus {
+    pub(crate) ticks: Vec<Tick>,
 }
 
 /// A moment at which both look at what was written.
 #[derive(Debug, Serialize)]
-pub struct Tick {
-    pub now: f64,
-    pub kind: Kind,
+pub(crate) struct Tick {
+    pub(crate) now: f64,
+    pub(crate) kind: Kind,
     /// By the number of the file.
-    pub lines: Vec<(usize, String)>,
+    pub(crate) lines: Vec<(usize, String)>,
     /// An hour has begun: what is too old is forgotten.
-    pub purge: bool,
+    pub(crate) purge: bool,
     /// Files that are rotated behind these lines: by renaming, or by copying and truncating.
-    pub rotate: Vec<(usize, bool)>,
+    pub(crate) rotate: Vec<(usize, bool)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub enum Kind {
+pub(crate) enum Kind {
     Usual,
     /// Nobody runs, and lines are written nevertheless.
     Down,
@@ -60,7 +64,7 @@ struct Written {
 
 impl Corpus {
     /// At least so many lines, over so many days.
-    pub fn new(seed: u64, lines: usize, days: f64) -> Self {
+    pub(crate) fn new(seed: u64, lines: usize, days: f64) -> Self {
         let mut dice = Rng::with_seed(seed);
         let mut written = Vec::new();
         let mut number = 0;
@@ -69,10 +73,16 @@ impl Corpus {
             campaign(&mut dice, number, days * 86_400.0, &mut written);
         }
         written.sort_by(|a, b| a.time.total_cmp(&b.time));
-        Self { ticks: ticks(&mut dice, written) }
+        let stops: Vec<_> = (1..RESTARTS).map(|n| written[n * written.len() / RESTARTS].time).collect();
+        // When an odd line was written is not known to whoever reads it again after a restart.
+        let is_near_stop = |time: f64| stops.iter().any(|stop| (stop - 1300.0..stop + 3600.0).contains(&time));
+        for line in written.iter_mut().filter(|line| line.shift.abs() > 30.0 && is_near_stop(line.time)) {
+            line.shift = 0.0;
+        }
+        Self { ticks: ticks(&mut dice, written, &stops) }
     }
 
-    pub fn lines(&self) -> usize {
+    pub(crate) fn lines(&self) -> usize {
         self.ticks.iter().map(|tick| tick.lines.len()).sum()
     }
 }
@@ -123,13 +133,16 @@ fn campaign(dice: &mut Rng, number: u32, length: f64, written: &mut Vec<Written>
 }
 
 /// Gathers what is written between two looks.
-fn ticks(dice: &mut Rng, written: Vec<Written>) -> Vec<Tick> {
+fn ticks(dice: &mut Rng, written: Vec<Written>, stops: &[f64]) -> Vec<Tick> {
     let lines = written.len();
     let mut written = written.into_iter().peekable();
     let (mut ticks, mut now, mut count) = (Vec::<Tick>::new(), START, 0);
-    // Since the last restart, and since the last rotation.
-    let (mut running, mut growing) = (0, 0);
+    let mut stops = stops.iter().map(|stop| START + stop).peekable();
+    // Since the last rotation.
+    let mut growing = 0;
     let mut down_until = None;
+    // Files that nothing was written to since they were rotated: nobody has noticed it yet.
+    let mut rotated = Vec::new();
     while let Some(next) = written.peek() {
         let wait = (START + next.time - now).max(0.0);
         let step = if wait > 300.0 { 300.0 } else { wait + 0.3 + dice.f64() * dice.f64() * 25.0 };
@@ -138,21 +151,22 @@ fn ticks(dice: &mut Rng, written: Vec<Written>) -> Vec<Tick> {
         now = ((now + step) * 1000.0).floor() / 1000.0 + 0.000_5;
         let due = iter::from_fn(|| written.next_if(|line| START + line.time <= now));
         let due: Vec<_> = due.map(|line| (line.file, line.text())).collect();
-        (count, running, growing) = (count + due.len(), running + due.len(), growing + due.len());
+        (count, growing) = (count + due.len(), growing + due.len());
+        rotated.retain(|file| due.iter().all(|(written, _)| written != file));
         let mut kind = Kind::Usual;
         match down_until {
             Some(end) if now < end => kind = Kind::Down,
             Some(_) => (kind, down_until) = (Kind::Start, None),
-            None if running > lines / 12 => {
-                running = 0;
+            None if rotated.is_empty() && stops.next_if(|stop| *stop <= now).is_some() => {
                 down_until = Some(now + 20.0 + dice.f64() * dice.f64() * 1500.0);
                 kind = Kind::Down;
             }
             None => {}
         }
         // While nobody runs, nothing is rotated here: fail2ban would lose the rest of the old file, and we do not.
-        let rotates = kind == Kind::Usual && growing > lines / 15;
+        let rotates = kind == Kind::Usual && growing > lines / ROTATIONS;
         let rotate = if rotates { vec![(dice.usize(..FILES), dice.bool())] } else { Vec::new() };
+        rotated.extend(rotate.iter().map(|(file, _)| *file));
         growing = if rotates { 0 } else { growing };
         let purge = kind != Kind::Down && (before / 3600.0).floor() < (now / 3600.0).floor();
         ticks.push(Tick { now, kind, lines: due, purge, rotate });

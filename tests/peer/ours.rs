@@ -68,7 +68,7 @@ struct Ours {
 }
 
 /// What happened at each tick.
-pub fn read(corpus: &Corpus, dir: &Path, purgeage: Duration) -> Vec<Vec<Event>> {
+pub(crate) fn read(corpus: &Corpus, dir: &Path, purgeage: Duration) -> Vec<Vec<Event>> {
     let heard = Heard::default();
     let _guard = tracing::subscriber::set_default(Registry::default().with(heard.clone()));
     for (_, file) in JAILS {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::{Merged, Settings, StoredBan};
 use crate::{
@@ -274,6 +274,17 @@ pub(super) fn set_aside(path: &Path) -> Result<std::path::PathBuf> {
         }
     }
     Ok(aside)
+}
+
+/// Reads all of what is on the disk, and looks whether it is a database.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(rusqlite::Error::SqliteFailure(damaged, Some(found)).into())
 }
 
 /// Whether the file, and not the disk or what is asked, is at fault.
