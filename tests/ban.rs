@@ -97,7 +97,8 @@ fn bpftool_shows_a_ban_with_named_fields() {
     let dump: Value = serde_json::from_slice(&dump.stdout).expect("bpftool prints JSON");
     for address in [v4, v6] {
         let entries = dump.as_array().expect("a list of entries");
-        let entry = entries.iter().map(|entry| &entry["formatted"]).find(|entry| address_of(entry) == address);
+        let entry =
+            entries.iter().map(|entry| &entry["formatted"]).find(|entry| address_of(entry) == address);
         let value = &entry.unwrap_or_else(|| panic!("{address} is not in {dump}"))["value"];
         let left = value["slots"][0]["ends_ns"].as_u64().expect("a number") - monotonic_ns();
         assert!((595e9..=600e9).contains(&(left as f64)), "the ban of {address} ends in {left} ns");

@@ -104,7 +104,8 @@ impl Attack {
 
 /// Whom the kernel has banned, whoever runs.
 fn in_kernel(lab: &Lab) -> BTreeSet<IpAddr> {
-    let dump = lab.server("bpftool").args(["--json", "map", "dump", "pinned", &format!("{PINS}/v2/bans")]).output();
+    let dump =
+        lab.server("bpftool").args(["--json", "map", "dump", "pinned", &format!("{PINS}/v2/bans")]).output();
     // Before the first agent has made it, there is none.
     if !dump.status.success() {
         return BTreeSet::new();
@@ -161,7 +162,8 @@ fn an_agent_that_is_killed_at_any_moment_loses_and_doubles_nothing() {
     agent.process.signal(Signal::SIGTERM);
     wait_until(PATIENCE, "it stops", || !agent.process.is_running());
     let store = rusqlite::Connection::open(state.join(f2b::store::FILE)).expect("the store is there");
-    let count = |sql: &str| store.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("the tables are there");
+    let count =
+        |sql: &str| store.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("the tables are there");
     assert_eq!(count("SELECT COUNT(*) FROM bans WHERE bancount = 1 AND jail = 'app'"), banned.len() as i64);
     assert_eq!(count("SELECT COUNT(*) FROM bans"), banned.len() as i64);
     assert_eq!(count("SELECT COUNT(*) FROM (SELECT ip FROM history GROUP BY ip HAVING COUNT(*) > 1)"), 0);

@@ -33,7 +33,7 @@ const LINES_VARIABLE: &str = "F2B_SOAK_LINES";
 /// So many a day.
 const LINES_A_DAY: f64 = 40_000.0;
 /// But no less.
-const DAYS: f64 = 0.5;
+const DAYS: f64 = 1.0;
 /// `dbpurgeage`, in hours: so short that something is forgotten.
 const PURGE_HOURS: u64 = 6;
 
@@ -75,8 +75,9 @@ fn configure(dir: &Path, options: &str) {
         fs::write(dir.join(file), "").expect("it is writable");
     }
     fs::write(dir.join("jail.local"), jails).expect("it is writable");
-    let server =
-        format!("[Definition]\ndbfile = {path}/fail2ban.sqlite3\ndbpurgeage = {PURGE_HOURS}h\nallowipv6 = yes\n");
+    let server = format!(
+        "[Definition]\ndbfile = {path}/fail2ban.sqlite3\ndbpurgeage = {PURGE_HOURS}h\nallowipv6 = yes\n"
+    );
     fs::write(dir.join("fail2ban.local"), server).expect("it is writable");
     fs::remove_file(dir.join("jail.d/defaults-debian.conf")).expect("Debian has it");
 }
@@ -117,7 +118,9 @@ fn compare(name: &str, seed: u64, options: &str) -> String {
     assert_eq!(theirs.len(), corpus.ticks.len());
 
     let mut differences = Vec::new();
-    for (tick, (mut theirs, mut ours)) in corpus.ticks.iter().zip(theirs.clone().into_iter().zip(ours.clone())) {
+    for (tick, (mut theirs, mut ours)) in
+        corpus.ticks.iter().zip(theirs.clone().into_iter().zip(ours.clone()))
+    {
         for event in std::mem::take(&mut theirs) {
             match ours.iter().position(|other| other.is(&event)) {
                 Some(at) => drop(ours.remove(at)),
@@ -125,11 +128,15 @@ fn compare(name: &str, seed: u64, options: &str) -> String {
             }
         }
         if !(theirs.is_empty() && ours.is_empty()) {
-            differences.push(format!("{} {:?}\n  fail2ban: {theirs:?}\n  ours:     {ours:?}", tick.now, tick.kind));
+            differences
+                .push(format!("{} {:?}\n  fail2ban: {theirs:?}\n  ours:     {ours:?}", tick.now, tick.kind));
         }
     }
-    if !differences.is_empty() && let Ok(keep) = env::var("F2B_PEER_KEEP") {
-        fs::write(format!("{keep}/{name}.events"), format!("{theirs:#?}\n{ours:#?}")).expect("it is writable");
+    if !differences.is_empty()
+        && let Ok(keep) = env::var("F2B_PEER_KEEP")
+    {
+        fs::write(format!("{keep}/{name}.events"), format!("{theirs:#?}\n{ours:#?}"))
+            .expect("it is writable");
         fs::copy(their_dir.join("corpus"), format!("{keep}/{name}.corpus")).expect("it is writable");
     }
     assert!(
@@ -141,7 +148,8 @@ fn compare(name: &str, seed: u64, options: &str) -> String {
     );
     let count = |kind: &str| theirs.iter().flatten().filter(|event| event.0 == kind).count();
     let [bans, unbans, prolonged, held] = ["ban", "unban", "prolong", "held"].map(count);
-    let of_recidive = theirs.iter().flatten().filter(|event| event.0 == "ban" && event.1 == "recidive").count();
+    let of_recidive =
+        theirs.iter().flatten().filter(|event| event.0 == "ban" && event.1 == "recidive").count();
     assert!(bans > corpus.lines() / 60 && unbans > bans / 2 && held > 0 && of_recidive > 0, "{bans} bans");
     let restarts = corpus.ticks.iter().filter(|tick| tick.kind == corpus::Kind::Start).count();
     let rotations = corpus.ticks.iter().filter(|tick| !tick.rotate.is_empty()).count();
@@ -158,12 +166,20 @@ fn the_same_lines_lead_to_the_same_bans() {
     let sets = [
         ("usual", ""),
         ("increment", "bantime.increment = true\nbantime.maxtime = 2d"),
-        ("over all jails", "bantime.increment = true\nbantime.overalljails = true\nbantime.factor = 2\nbantime.multipliers = 1 2 4 8 16"),
+        (
+            "over all jails",
+            "bantime.increment = true\nbantime.overalljails = true\nbantime.factor = 2\nbantime.multipliers = 1 2 4 8 16",
+        ),
     ];
     let told = thread::scope(|scope| {
-        let all = sets.iter().zip(1..).map(|((name, options), seed)| scope.spawn(move || compare(name, seed, options)));
+        let all = sets
+            .iter()
+            .zip(1..)
+            .map(|((name, options), seed)| scope.spawn(move || compare(name, seed, options)));
         let all: Vec<_> = all.collect();
-        all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
+        all.into_iter()
+            .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<_>>()
     });
     writeln!(std::io::stderr(), "{}", told.join("\n")).expect("stderr is there");
 }

@@ -66,7 +66,8 @@ fn complained(words: &[&str]) -> bool {
 fn listen() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        tracing::subscriber::set_global_default(Registry::default().with(Errors)).expect("nobody else listens");
+        tracing::subscriber::set_global_default(Registry::default().with(Errors))
+            .expect("nobody else listens");
     });
 }
 
@@ -195,7 +196,9 @@ impl Scene {
     }
 
     fn listed(&mut self) -> BTreeSet<IpAddr> {
-        let Answer::Banned { bans } = self.agent.answer(Request::Banned, self.now) else { panic!("no answer") };
+        let Answer::Banned { bans } = self.agent.answer(Request::Banned, self.now) else {
+            panic!("no answer")
+        };
         bans.iter().filter_map(|ban| ban.address.address()).collect()
     }
 

@@ -102,7 +102,8 @@ impl History {
         let before = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let before = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         self.bans.retain(|_, entry| {
-            let counts_until = u64::from(entry.seconds) + u64::from(entry.length) * u64::from(OUTDATED_FACTOR);
+            let counts_until =
+                u64::from(entry.seconds) + u64::from(entry.length) * u64::from(OUTDATED_FACTOR);
             entry.length == FOREVER || counts_until >= before
         });
         if self.bans.len() < self.bans.capacity() / 8 {
@@ -112,7 +113,8 @@ impl History {
 
     /// Has no ban begin later than now: whoever dated it so had a wrong clock, and it would hide those that follow.
     pub fn not_after(&mut self, now: SystemTime) {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64().round_ties_even();
+        let now =
+            now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64().round_ties_even();
         self.bans.values_mut().for_each(|entry| entry.seconds = entry.seconds.min(now as u32));
     }
 

@@ -17,9 +17,12 @@ pub(crate) const JAILS: [(&str, &str); 4] = [
 /// Those of them that the corpus has lines for.
 const FILES: usize = JAILS.len() - 1;
 /// How often it is restarted.
-const RESTARTS: usize = 12;
-/// And how often a file is rotated.
-const ROTATIONS: usize = 15;
+const RESTARTS_A_DAY: f64 = 3.0;
+/// And how often a file is rotated, if there is time for it.
+const ROTATIONS: usize = 30;
+/// Seconds before a restart in which nothing is rotated: ours counts again what stands in the file, and what stands in
+/// the one before is forgotten.
+const SETTLED: f64 = 9000.0;
 /// Two days before a year's end, because the dates of two of the files have no year.
 pub(crate) const START: f64 = 1_766_966_400.0;
 /// Whom every jail ignores.
@@ -73,9 +76,12 @@ impl Corpus {
             campaign(&mut dice, number, days * 86_400.0, &mut written);
         }
         written.sort_by(|a, b| a.time.total_cmp(&b.time));
-        let stops: Vec<_> = (1..RESTARTS).map(|n| written[n * written.len() / RESTARTS].time).collect();
+        let restarts = ((days * RESTARTS_A_DAY) as usize).max(3);
+        let stops: Vec<_> =
+            (1..=restarts).map(|n| written[n * written.len() / (restarts + 1)].time).collect();
         // When an odd line was written is not known to whoever reads it again after a restart.
-        let is_near_stop = |time: f64| stops.iter().any(|stop| (stop - 1300.0..stop + 3600.0).contains(&time));
+        let is_near_stop =
+            |time: f64| stops.iter().any(|stop| (stop - 1300.0..stop + 3600.0).contains(&time));
         for line in written.iter_mut().filter(|line| line.shift.abs() > 30.0 && is_near_stop(line.time)) {
             line.shift = 0.0;
         }
@@ -164,7 +170,8 @@ fn ticks(dice: &mut Rng, written: Vec<Written>, stops: &[f64]) -> Vec<Tick> {
             None => {}
         }
         // While nobody runs, nothing is rotated here: fail2ban would lose the rest of the old file, and we do not.
-        let rotates = kind == Kind::Usual && growing > lines / ROTATIONS;
+        let is_settled = stops.peek().is_none_or(|stop| now + SETTLED < *stop);
+        let rotates = kind == Kind::Usual && is_settled && growing > lines / ROTATIONS;
         let rotate = if rotates { vec![(dice.usize(..FILES), dice.bool())] } else { Vec::new() };
         rotated.extend(rotate.iter().map(|(file, _)| *file));
         growing = if rotates { 0 } else { growing };
@@ -196,8 +203,12 @@ impl Written {
                     Some(ip) if n.is_multiple_of(3) => {
                         format!("{date} host sshd[{n}]: Invalid user admin{n} from {ip} port 4711")
                     }
-                    Some(ip) => format!("{date} host sshd[{n}]: Failed password for root from {ip} port 4711 ssh2"),
-                    None => format!("{date} host sshd[{n}]: Accepted publickey for alice from 192.0.2.9 port 4711 ssh2"),
+                    Some(ip) => {
+                        format!("{date} host sshd[{n}]: Failed password for root from {ip} port 4711 ssh2")
+                    }
+                    None => format!(
+                        "{date} host sshd[{n}]: Accepted publickey for alice from 192.0.2.9 port 4711 ssh2"
+                    ),
                 }
             }
             (1, who) => {

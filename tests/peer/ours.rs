@@ -23,7 +23,10 @@ use f2b::{
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::field::{Field, Visit};
-use tracing_subscriber::{Layer, Registry, layer::{Context, SubscriberExt as _}};
+use tracing_subscriber::{
+    Layer, Registry,
+    layer::{Context, SubscriberExt as _},
+};
 
 use super::{
     Event,
@@ -136,7 +139,10 @@ impl Ours {
         let lines = &mut self.agent.as_mut().expect("it runs").2;
         while was_again < again || was_new < expected {
             let Ok(batch) = lines.try_recv() else {
-                assert!(Instant::now() < deadline, "{was_new} of {expected} lines, {was_again} of {again} again");
+                assert!(
+                    Instant::now() < deadline,
+                    "{was_new} of {expected} lines, {was_again} of {again} again"
+                );
                 sleep(Duration::from_micros(500));
                 continue;
             };
@@ -145,11 +151,23 @@ impl Ours {
             let file = JAILS.iter().position(|(_, file)| batch.source.ends_with(&format!("/{file}")));
             batches.entry((is_new, file.expect("a file of ours"))).or_default().push(batch);
         }
-        assert_eq!((was_again, was_new), (again, expected), "no line twice");
+        let text = || {
+            batches
+                .values()
+                .flatten()
+                .map(|batch| (&batch.source, batch.reading, batch.lines.first(), batch.lines.len()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((was_again, was_new), (again, expected), "at {now}, no line twice: {:#?}", text());
         let mut events = Vec::new();
         for batch in batches.into_values().flatten() {
             // One line at a time, so that the end of a ban can be asked for as it is at once.
-            let one = |line| Batch { lines: vec![line], source: batch.source.clone(), position: batch.position.clone(), reading: batch.reading };
+            let one = |line| Batch {
+                lines: vec![line],
+                source: batch.source.clone(),
+                position: batch.position.clone(),
+                reading: batch.reading,
+            };
             for line in batch.lines.clone() {
                 self.agent().batch(one(line), time(now));
                 events.extend(self.events(now));
@@ -192,7 +210,8 @@ impl Ours {
 
     /// Who is banned by a jail, and until when.
     fn bans(&mut self, jail: &str, now: f64) -> BTreeMap<String, Option<f64>> {
-        let Answer::JailBans { bans } = self.agent().answer(Request::JailBans { jail: jail.into() }, time(now))
+        let Answer::JailBans { bans } =
+            self.agent().answer(Request::JailBans { jail: jail.into() }, time(now))
         else {
             panic!("no answer");
         };
@@ -207,8 +226,12 @@ impl Ours {
         let now = tick.now;
         let mut expected = 0;
         for number in 0..JAILS.len() {
-            let lines: Vec<_> =
-                tick.lines.iter().filter(|(file, _)| *file == number).map(|(_, text)| text.as_str()).collect();
+            let lines: Vec<_> = tick
+                .lines
+                .iter()
+                .filter(|(file, _)| *file == number)
+                .map(|(_, text)| text.as_str())
+                .collect();
             if !lines.is_empty() {
                 expected += self.write(number, &lines);
             }
@@ -230,10 +253,15 @@ impl Ours {
         }
         let mut events = self.events(now);
         events.extend(self.take(again, expected, now));
-        let date = Timestamp::from_second(now as i64).expect("a date").strftime("%Y-%m-%d %H:%M:%S").to_string();
-        let bans: Vec<_> = events.iter().filter(|Event(kind, ..)| kind == "ban").map(|Event(_, jail, ip, _)| {
-            format!("{date},000 fail2ban.actions        [1]: NOTICE  [{jail}] Ban {ip}")
-        }).collect();
+        let date =
+            Timestamp::from_second(now as i64).expect("a date").strftime("%Y-%m-%d %H:%M:%S").to_string();
+        let bans: Vec<_> = events
+            .iter()
+            .filter(|Event(kind, ..)| kind == "ban")
+            .map(|Event(_, jail, ip, _)| {
+                format!("{date},000 fail2ban.actions        [1]: NOTICE  [{jail}] Ban {ip}")
+            })
+            .collect();
         let count = self.write(JAILS.len() - 1, &bans.iter().map(String::as_str).collect::<Vec<_>>());
         events.extend(self.take(0, count, now));
         if tick.kind == Kind::Start {

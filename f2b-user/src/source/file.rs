@@ -217,8 +217,8 @@ impl Log {
             Ok(None) => {
                 self.is_failing = false;
                 // The end of a file that was rotated while nobody read is not the end of what is late.
-                self.is_live = self.is_live
-                    || fs::metadata(path).is_ok_and(|data| self.open.position.is_of(&data));
+                self.is_live =
+                    self.is_live || fs::metadata(path).is_ok_and(|data| self.open.position.is_of(&data));
             }
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
