@@ -66,6 +66,7 @@ struct Ours {
     /// How many lines each file has.
     written: [usize; JAILS.len()],
     restarts: usize,
+    rotations: usize,
     /// Lines that were written while it did not run.
     unread: usize,
 }
@@ -85,6 +86,7 @@ pub(crate) fn read(corpus: &Corpus, dir: &Path, purgeage: Duration) -> Vec<Vec<E
         ends: HashMap::new(),
         written: [0; JAILS.len()],
         restarts: 0,
+        rotations: 0,
         unread: 0,
     };
     ours.start(DryRun::default(), START);
@@ -281,7 +283,9 @@ impl Ours {
 
     fn rotate(&mut self, number: usize, by_rename: bool) {
         let path = self.dir.join(JAILS[number].1);
-        let old = self.dir.join(format!("{}.1", JAILS[number].1));
+        // Each has a name of its own: the readers look at an old file for longer than days take here.
+        self.rotations += 1;
+        let old = self.dir.join(format!("{}.{}", JAILS[number].1, self.rotations));
         if by_rename {
             fs::rename(&path, &old).expect("it is there");
             File::create(&path).expect("it is writable");
