@@ -983,7 +983,7 @@ impl<M: BanMap> Agent<M> {
                     if clock.was_set(now, Instant::now()) {
                         self.clock_was_set(now);
                     }
-                    self.store_positions(SystemTime::now());
+                    self.store_positions(now);
                     false
                 }
                 Some(batch) = lines.recv() => {

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use tracing::warn;
 
 use super::{Agent, SAME_END};
-use crate::{ban::Change, xdp::BanMap};
+use crate::xdp::BanMap;
 
 /// The wall clock beside one that nobody sets.
 #[derive(Debug)]
@@ -42,9 +42,8 @@ impl<M: BanMap> Agent<M> {
         // What a clock that was wrong has dated later than now would hide what happens next.
         self.history.not_after(now);
         self.sweep(now);
-        let all: Vec<Change> =
-            self.bans.subjects().into_iter().map(|subject| (subject, self.bans.steps(subject))).collect();
-        self.carry_out(all.into_iter().collect(), now, "The kernel ends the ban by the clock as it was");
+        let all = self.bans.subjects().into_iter().map(|subject| (subject, self.bans.steps(subject)));
+        self.carry_out(all.collect(), now, "The kernel ends the ban by the clock as it was");
     }
 }
 
