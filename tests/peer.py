@@ -127,7 +127,9 @@ class Peer:
         # FAILURES
         jail.filter.failManager._FailManager__failList = self.failures.get(name, {})
         jail.restoreCurrentBans()
-        jail.actions._Actions__checkBan()
+        # It takes ten at a time.
+        while jail.hasFailTickets:
+            jail.actions._Actions__checkBan()
         for ticket in jail.actions.banManager:
             # EXACT
             time, bantime = self.exact[name, str(ticket.getID())]

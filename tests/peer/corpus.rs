@@ -20,6 +20,8 @@ const FILES: usize = JAILS.len() - 1;
 const RESTARTS_A_DAY: f64 = 3.0;
 /// And how often a file is rotated, if there is time for it.
 const ROTATIONS: usize = 30;
+/// Lines after which one is due at the latest: ours counts no more than 4 MiB of a file again.
+const LONGEST: usize = 3000;
 /// Seconds before a restart in which nothing is rotated: ours counts again what stands in the file, and what stands in
 /// the one before is forgotten.
 const SETTLED: f64 = 9000.0;
@@ -171,7 +173,7 @@ fn ticks(dice: &mut Rng, written: Vec<Written>, stops: &[f64]) -> Vec<Tick> {
         }
         // While nobody runs, nothing is rotated here: fail2ban would lose the rest of the old file, and we do not.
         let is_settled = stops.peek().is_none_or(|stop| now + SETTLED < *stop);
-        let rotates = kind == Kind::Usual && is_settled && growing > lines / ROTATIONS;
+        let rotates = kind == Kind::Usual && is_settled && growing > (lines / ROTATIONS).min(LONGEST);
         let rotate = if rotates { vec![(dice.usize(..FILES), dice.bool())] } else { Vec::new() };
         rotated.extend(rotate.iter().map(|(file, _)| *file));
         growing = if rotates { 0 } else { growing };
