@@ -6,7 +6,7 @@ mod lab;
 
 use std::{net::IpAddr, time::Duration};
 
-use common::{Agent, F2B, PATIENCE, PINS, f2b_ok};
+use common::{Agent, F2B, PATIENCE, PINS, address_of, f2b_ok};
 use lab::{Lab, attacker_v4, attacker_v6, wait_until};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -97,7 +97,8 @@ fn bpftool_shows_a_ban_with_named_fields() {
     let dump: Value = serde_json::from_slice(&dump.stdout).expect("bpftool prints JSON");
     for address in [v4, v6] {
         let entries = dump.as_array().expect("a list of entries");
-        let entry = entries.iter().map(|entry| &entry["formatted"]).find(|entry| key(entry) == address);
+        let entry =
+            entries.iter().map(|entry| &entry["formatted"]).find(|entry| address_of(entry) == address);
         let value = &entry.unwrap_or_else(|| panic!("{address} is not in {dump}"))["value"];
         let left = value["slots"][0]["ends_ns"].as_u64().expect("a number") - monotonic_ns();
         assert!((595e9..=600e9).contains(&(left as f64)), "the ban of {address} ends in {left} ns");
@@ -117,14 +118,6 @@ fn dropped_packets_are_logged_only_when_asked_for() {
         let line = format!("Dropped a packet ip={attacker}");
         assert_eq!(agent.process.log().contains(&line), logged, "{}", agent.process.log());
     }
-}
-
-/// The address in an entry of the map, as bpftool prints it.
-fn key(entry: &Value) -> IpAddr {
-    let bytes = entry["key"]["addr"].as_array().expect("sixteen bytes").iter();
-    let bytes: Vec<_> = bytes.map(|byte| byte.as_u64().expect("a byte") as u8).collect();
-    let bytes: [u8; 16] = bytes.try_into().expect("sixteen bytes");
-    IpAddr::from(bytes).to_canonical()
 }
 
 /// The clock of `ends_ns`.

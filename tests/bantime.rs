@@ -19,7 +19,7 @@ use f2b::{
     config::Config,
     control::{Answer, Request},
     formula::{Formula, Names, Number},
-    source::Line,
+    source::{Line, Reading},
     store::Store,
     xdp::DryRun,
 };
@@ -181,7 +181,7 @@ fn bans_begin_and_end_as_fail2bans() {
             agent.expire(now);
             agent.sweep(now);
             let line = Line { jail: (*jail).into(), time: Some(now), text: format!("{ip} failed") };
-            agent.line(&line, false, now);
+            agent.line(&line, Reading::Live, now);
             let changed: Bans =
                 serde_json::from_str(theirs.next().expect("a line for each failure")).expect("JSON");
             for (key, end) in changed {

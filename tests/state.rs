@@ -13,7 +13,7 @@ use f2b::{
     ban::{BanSet, Until},
     config::{Config, StoreSettings},
     control::{Answer, Request},
-    source::Line,
+    source::{Line, Reading},
     store::{Store, StoredBan},
     xdp::DryRun,
 };
@@ -51,11 +51,11 @@ fn attackers_and_bans_take_little_memory() {
             address(n)
         ),
     };
-    agent.line(&line(0), false, now);
+    agent.line(&line(0), Reading::Live, now);
     let before = anonymous();
     let start = Instant::now();
     for n in 1..1_000_000 {
-        agent.line(&line(n), false, now);
+        agent.line(&line(n), Reading::Live, now);
     }
     let used = anonymous() - before;
     println!("1M attackers: {} MB, {} bytes each, in {:.1?}", used >> 20, used / 1_000_000, start.elapsed());

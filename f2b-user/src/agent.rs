@@ -4,13 +4,14 @@
 //! then store, then log.
 
 mod asking;
+mod clock;
 mod import;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -22,6 +23,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
+use self::clock::Clock;
 use crate::{
     action::{Actions, Info, JailInfo},
     ask::{Known, Questions, Waiting},
@@ -37,7 +39,7 @@ use crate::{
     log::{self, event},
     net::{Changes, Net},
     source::{
-        self, Batch, Line,
+        self, Batch, Line, Reading,
         file::{self, Watch},
         journal::{self, Position},
     },
@@ -60,8 +62,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the store forgets what is too old (`ObserverThread.__db_purge_interval`).
 const PURGE: Duration = Duration::from_secs(3600);
-/// A line that claims to be from later than this from now was written by a clock that is wrong.
-const FUTURE: Duration = Duration::from_secs(60);
+/// Whole seconds by which the date of a line that has just been written may differ from now (`Filter.processLine`).
+const ODD_DATE: u64 = 60;
 /// How many of the bans that are put back are logged one by one.
 const RESTORED_IN_LOG: usize = 10_000;
 /// Ends that differ by less are the same end: the kernel's clock and the wall clock are read at different moments.
@@ -100,7 +102,8 @@ struct SourcePosition {
 }
 
 /// The threads that read. Dropping them stops them.
-struct Readers {
+#[derive(Debug)]
+pub struct Readers {
     _journals: Vec<journal::Reader>,
     _files: Option<file::Reader>,
 }
@@ -156,6 +159,8 @@ impl<M: BanMap> Agent<M> {
         self.positions = positions.into_iter().map(stored).collect();
         if self.goes_by_history() {
             self.history = history;
+            // The clock may have been wrong when they were stored.
+            self.history.not_after(now);
         }
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
@@ -328,20 +333,23 @@ impl<M: BanMap> Agent<M> {
         lists.reduce(|all, list| &all & &list).into_iter().flatten().collect()
     }
 
-    /// Takes a line through filter and jail, and bans if that is what it comes to. A replayed line is only counted.
-    pub fn line(&mut self, line: &Line, replayed: bool, now: SystemTime) {
+    /// Takes a line through filter and jail, and bans if that is what it comes to. One that is read again is only
+    /// counted.
+    pub fn line(&mut self, line: &Line, reading: Reading, now: SystemTime) {
         let Some(jail) = self.jails.get_mut(&line.jail) else {
             return;
         };
         for failure in jail.find(&line.text, line.time, now) {
-            self.failure(line, failure, replayed, now);
+            self.failure(line, failure, reading, now);
         }
     }
 
     /// Charges a failure to its address, as soon as all is known that must be asked.
-    fn failure(&mut self, line: &Line, failure: Failure, replayed: bool, now: SystemTime) {
-        let time = line.time.unwrap_or_else(|| source::time(failure.time));
-        let time = if time > now + FUTURE { now } else { time };
+    fn failure(&mut self, line: &Line, failure: Failure, reading: Reading, now: SystemTime) {
+        let time = line.time.unwrap_or_else(|| self.time_by_date(line, failure.time, reading, now));
+        // Nothing has happened later than now, whatever a line says (`Filter.processLineAndAdd`).
+        let time = time.min(now);
+        let replayed = reading == Reading::Again;
         let waiting = Waiting { jail: line.jail.clone(), failure, time, replayed };
         match waiting.failure.ip {
             Some(ip) => self.check(waiting, ip, now),
@@ -355,6 +363,28 @@ impl<M: BanMap> Agent<M> {
         }
     }
 
+    /// When a line of a file was written. If it has just been written, and its date says something else, the date is
+    /// wrong: mostly in another time zone.
+    fn time_by_date(&mut self, line: &Line, date: f64, reading: Reading, now: SystemTime) -> SystemTime {
+        let date = source::time(date);
+        let ago = now.duration_since(date).unwrap_or_default();
+        if reading != Reading::Live || ago.as_secs() <= ODD_DATE {
+            return date;
+        }
+        if let Some(jail) = self.jails.get_mut(&line.jail)
+            && jail.warns_of_date(now)
+        {
+            warn!(
+                jail = line.jail,
+                "A line that has just been written is dated {} s before now: is it in another time zone \
+                 (logtimezone), or late? Such lines count as written now: {}",
+                ago.as_secs(),
+                line.text
+            );
+        }
+        now
+    }
+
     /// Charges a failure to its address.
     fn charge(&mut self, waiting: &Waiting, ip: IpAddr, now: SystemTime) {
         let Waiting { jail: name, failure, time, replayed } = waiting;
@@ -362,7 +392,7 @@ impl<M: BanMap> Agent<M> {
         let Some(jail) = self.jails.get_mut(name) else { return };
         let evidence = Evidence::from(failure);
         if *replayed {
-            return jail.replay(ip, time, evidence, &self.history, &self.own_addresses, now);
+            return jail.replay(ip, time, evidence, &self.history, &self.own_addresses);
         }
         if self.own.allows(ip) {
             return event::ignored(name, ip, "ip", "f2b.conf allows it");
@@ -412,7 +442,8 @@ impl<M: BanMap> Agent<M> {
         // One that was read twice is no second one (`incrBanTime`).
         if past.is_none_or(|past| ticket.time > past.time) {
             if is_counted {
-                self.history.add(&ticket.jail, subject, Past { count: ticket.bancount, time: ticket.time });
+                let past = Past { count: ticket.bancount, time: ticket.time };
+                self.history.add(&ticket.jail, subject, past, until);
             }
             self.store.ban(ticket);
         }
@@ -434,6 +465,9 @@ impl<M: BanMap> Agent<M> {
         }
         self.enforce(ticket, later, now)?;
         let past = self.history.of(&ticket.jail, ticket.subject);
+        if let Some(past) = past {
+            self.history.add(&ticket.jail, ticket.subject, past, later);
+        }
         self.store.add(StoredBan {
             owner: ticket.jail.as_str().into(),
             subject: ticket.subject,
@@ -683,7 +717,7 @@ impl<M: BanMap> Agent<M> {
         }
         self.unban(bans, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
-        self.store_positions();
+        self.store_positions(now);
         Answer::Unbanned { addresses: freed }
     }
 
@@ -768,6 +802,12 @@ impl<M: BanMap> Agent<M> {
         self.jails.values_mut().for_each(|jail| jail.sweep(now));
     }
 
+    /// Forgets earlier bans that do not count any more.
+    pub fn purge(&mut self, now: SystemTime) {
+        self.store.purge(now);
+        self.history.purge(now, self.store.purgeage());
+    }
+
     fn housekeeping(&mut self, own_addresses: Result<Vec<IpAddr>>, now: SystemTime) {
         match own_addresses {
             Ok(addresses) => self.own_addresses = addresses,
@@ -801,8 +841,8 @@ impl<M: BanMap> Agent<M> {
         now.checked_sub(findtime.unwrap_or_default()).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    fn store_positions(&mut self) {
-        let now = SystemTime::now();
+    /// Stores up to where the sources were read.
+    pub fn store_positions(&mut self, now: SystemTime) {
         for (source, position) in self.positions.iter_mut().filter(|(_, position)| !position.is_stored) {
             self.store.set_position(source, &position.text, now);
             position.is_stored = true;
@@ -819,8 +859,11 @@ impl<M: BanMap> Agent<M> {
 
     /// Starts to read behind what was decided on. At the start of the agent, the failures of the find window before it
     /// are counted again.
-    fn read(&self, at_start: bool, lines: &mpsc::Sender<Batch>) -> Result<Readers> {
-        let since = self.since(SystemTime::now());
+    ///
+    /// # Errors
+    /// A thread does not start.
+    pub fn read(&self, at_start: bool, lines: &mpsc::Sender<Batch>, now: SystemTime) -> Result<Readers> {
+        let since = self.since(now);
         let (mut matches, mut watches) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
         for (name, jail) in &self.jails {
             let settings = jail.settings();
@@ -865,11 +908,12 @@ impl<M: BanMap> Agent<M> {
         self.refresh_ignored();
         let mut answers = self.questions.inbox().context("the agent runs once")?;
         let mut refreshing = interval(REFRESH);
-        let mut readers = self.read(true, &lines_in)?;
+        let mut readers = self.read(true, &lines_in, SystemTime::now())?;
         let mut changes = Changes::new()?;
         let mut housekeeping = interval(HOUSEKEEPING);
         let mut storing = interval(STORE_POSITIONS);
         let mut purging = interval(PURGE);
+        let mut clock = Clock::new(SystemTime::now(), Instant::now());
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
         loop {
@@ -877,7 +921,7 @@ impl<M: BanMap> Agent<M> {
                 // In this order: what ends a ban or the agent must not wait behind a flood of lines.
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
-                    self.store_positions();
+                    self.store_positions(SystemTime::now());
                     // First what must not be lost, then what may take its time.
                     self.store.flush();
                     std::mem::take(&mut self.actions).stop().await;
@@ -937,15 +981,19 @@ impl<M: BanMap> Agent<M> {
                     false
                 }
                 _ = purging.tick() => {
-                    self.store.purge(SystemTime::now());
+                    self.purge(SystemTime::now());
                     false
                 }
                 _ = storing.tick() => {
-                    self.store_positions();
+                    let now = SystemTime::now();
+                    if clock.was_set(now, Instant::now()) {
+                        self.clock_was_set(now);
+                    }
+                    self.store_positions(now);
                     false
                 }
                 Some(batch) = lines.recv() => {
-                    self.batch(batch);
+                    self.batch(batch, SystemTime::now());
                     false
                 }
             };
@@ -955,20 +1003,20 @@ impl<M: BanMap> Agent<M> {
                 drop(readers);
                 drop(lines_in);
                 while let Some(batch) = lines.recv().await {
-                    self.batch(batch);
+                    self.batch(batch, SystemTime::now());
                 }
                 (lines_in, lines) = mpsc::channel(LINES_WAITING);
-                readers = self.read(false, &lines_in)?;
+                readers = self.read(false, &lines_in, SystemTime::now())?;
             }
         }
     }
 
-    fn batch(&mut self, batch: Batch) {
-        let now = SystemTime::now();
+    /// Takes the lines of a source through their jails, and remembers up to where it was read.
+    pub fn batch(&mut self, batch: Batch, now: SystemTime) {
         for line in &batch.lines {
-            self.line(line, batch.replayed, now);
+            self.line(line, batch.reading, now);
         }
-        if !batch.replayed {
+        if batch.reading != Reading::Again {
             let position = SourcePosition { text: batch.position, is_stored: false };
             self.positions.insert(batch.source, position);
         }

@@ -1,7 +1,7 @@
 //! Who was banned before, how often, and when last: what `bantime.increment` goes by. No clock, no I/O.
 //!
 //! fail2ban asks its database (`bips`) at each failure; here what the store has is in memory, as long as some jail
-//! increases its ban times: 32 bytes for each address and jail.
+//! increases its ban times: 32 bytes for each address and jail. What the store forgets as too old is forgotten here, too.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::ban::Subject;
+use crate::ban::{Subject, Until};
 
 /// The earlier bans of one address or prefix.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,7 +50,14 @@ impl From<Subject> for Key {
 struct Entry {
     count: u32,
     seconds: u32,
+    /// The ban's; [`FOREVER`].
+    length: u32,
 }
+
+const FOREVER: u32 = u32::MAX;
+
+/// A ban counts for so many times its length (`Fail2BanDb._purge_bips`).
+pub const OUTDATED_FACTOR: u32 = 3;
 
 impl From<Entry> for Past {
     fn from(entry: Entry) -> Self {
@@ -60,8 +67,8 @@ impl From<Entry> for Past {
 }
 
 impl History {
-    /// Remembers that `subject` was banned by `jail` for the `past.count`th time.
-    pub fn add(&mut self, jail: &str, subject: Subject, past: Past) {
+    /// Remembers that `subject` was banned by `jail` for the `past.count`th time, until then.
+    pub fn add(&mut self, jail: &str, subject: Subject, past: Past, until: Until) {
         let jail = match self.number(jail) {
             Some(number) => number,
             None => {
@@ -72,7 +79,14 @@ impl History {
         };
         // As the database does (`int(round(…))`).
         let seconds = past.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let entry = Entry { count: past.count, seconds: seconds.round_ties_even() as u32 };
+        let length = match until {
+            Until::Forever => FOREVER,
+            Until::Time(end) => {
+                let length = end.duration_since(past.time).unwrap_or_default().as_secs();
+                u32::try_from(length).unwrap_or(FOREVER)
+            }
+        };
+        let entry = Entry { count: past.count, seconds: seconds.round_ties_even() as u32, length };
         self.bans.insert((subject.into(), jail), entry);
     }
 
@@ -81,6 +95,27 @@ impl History {
         if let Some(jail) = self.number(jail) {
             self.bans.remove(&(subject.into(), jail));
         }
+    }
+
+    /// Forgets bans that are older than `age` by their beginning and by [`OUTDATED_FACTOR`] times their length.
+    pub fn purge(&mut self, now: SystemTime, age: Duration) {
+        let before = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before = before.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.bans.retain(|_, entry| {
+            let counts_until =
+                u64::from(entry.seconds) + u64::from(entry.length) * u64::from(OUTDATED_FACTOR);
+            entry.length == FOREVER || counts_until >= before
+        });
+        if self.bans.len() < self.bans.capacity() / 8 {
+            self.bans.shrink_to_fit();
+        }
+    }
+
+    /// Has no ban begin later than now: whoever dated it so had a wrong clock, and it would hide those that follow.
+    pub fn not_after(&mut self, now: SystemTime) {
+        let now =
+            now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64().round_ties_even();
+        self.bans.values_mut().for_each(|entry| entry.seconds = entry.seconds.min(now as u32));
     }
 
     /// The earlier bans of `subject` by `jail`.
@@ -96,6 +131,7 @@ impl History {
         let add = |a: Entry, b: Entry| Entry {
             count: a.count.saturating_add(b.count),
             seconds: a.seconds.max(b.seconds),
+            length: a.length.max(b.length),
         };
         Some(entries.copied().reduce(add)?.into())
     }
@@ -128,9 +164,10 @@ mod tests {
     fn bans_are_counted_by_jail_and_over_all() {
         let (mut history, a) = (History::default(), "192.0.2.7".parse().unwrap());
         assert_eq!((history.of("sshd", a), history.over_all(a)), (None, None));
-        history.add("sshd", a, past(1, 100));
-        history.add("sshd", a, past(2, 200));
-        history.add("web", a, past(5, 150));
+        let until = Until::Time(SystemTime::UNIX_EPOCH + Duration::from_secs(800));
+        history.add("sshd", a, past(1, 100), until);
+        history.add("sshd", a, past(2, 200), until);
+        history.add("web", a, past(5, 150), until);
         assert_eq!(history.of("sshd", a), Some(past(2, 200)));
         assert_eq!(history.over_all(a), Some(past(7, 200)));
         for other in ["192.0.2.6/31", "192.0.2.8", "::192.0.2.7"] {
@@ -139,6 +176,24 @@ mod tests {
         history.remove("sshd", a);
         assert_eq!((history.of("sshd", a), history.over_all(a)), (None, Some(past(5, 150))));
         assert_eq!(history.len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_old_is_forgotten() {
+        let (mut history, age) = (History::default(), Duration::from_secs(1000));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let all = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|ip| ip.parse().unwrap());
+        let [short, long, forever] = all;
+        history.add("a", short, past(1, 100), Until::Time(at(200)));
+        history.add("a", long, past(2, 100), Until::Time(at(2100)));
+        history.add("a", forever, past(3, 100), Until::Forever);
+        let mut left = |now| {
+            history.purge(at(now), age);
+            all.map(|ip| history.of("a", ip).map(|past| past.count))
+        };
+        assert_eq!(left(1400), [Some(1), Some(2), Some(3)]);
+        assert_eq!(left(1401), [None, Some(2), Some(3)]);
+        assert_eq!(left(7101), [None, None, Some(3)]);
     }
 
     #[test]

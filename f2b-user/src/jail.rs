@@ -32,6 +32,11 @@ struct Tally {
     matches: Place,
 }
 
+/// By how much the times of a history may be early.
+const ROUNDING: Duration = Duration::from_millis(500);
+
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// An address, in 16 bytes.
 type Key = [u8; 16];
 
@@ -183,6 +188,8 @@ pub struct Jail {
     /// Lines over the budget before the settings changed.
     over_budget: u64,
     over_budget_taken: u64,
+    /// When an odd date was warned of.
+    odd_date: Option<SystemTime>,
 }
 
 impl Jail {
@@ -199,6 +206,7 @@ impl Jail {
             total_banned: 0,
             over_budget: 0,
             over_budget_taken: 0,
+            odd_date: None,
         }
     }
 
@@ -237,6 +245,15 @@ impl Jail {
         all - std::mem::replace(&mut self.over_budget_taken, all)
     }
 
+    /// Whether to warn of a line with an odd date: once a day (`Filter._logWarnOnce`).
+    pub fn warns_of_date(&mut self, now: SystemTime) -> bool {
+        let is_due = self.odd_date.is_none_or(|last| now.duration_since(last).is_ok_and(|ago| ago >= DAY));
+        if is_due {
+            self.odd_date = Some(now);
+        }
+        is_due
+    }
+
     /// Charges one failure at `time` (the log's own time) to `address`.
     ///
     /// `own` are this machine's addresses, `now` is the clock. A ban starts with the failure that completed it, so
@@ -257,7 +274,7 @@ impl Jail {
             return Outcome::Ignored(reason);
         }
         self.total_failed += 1;
-        let mut tally = self.count(address, time, evidence);
+        let mut tally = self.count(address, time, evidence, now);
         let maxretry = self.settings.maxretry;
         let mut bad = None;
         // Whoever has enough anyway counts once (`Filter.processLineAndAdd`).
@@ -291,9 +308,14 @@ impl Jail {
         time + self.settings.findtime < now
     }
 
-    /// Adds a failure to those of its address.
-    fn count(&mut self, address: IpAddr, time: SystemTime, evidence: Evidence<'_>) -> Tally {
+    /// Adds a failure to those of its address that the window at `now` reaches.
+    fn count(&mut self, address: IpAddr, time: SystemTime, evidence: Evidence<'_>, now: SystemTime) -> Tally {
         let (time, findtime) = (micros(time), self.settings.findtime.as_micros() as u64);
+        let since = micros(now).saturating_sub(findtime);
+        // It does not depend on when the last sweep was.
+        if self.tallies.get(&key(address)).is_some_and(|tally| tally.last < since) {
+            self.tallies.remove(&key(address));
+        }
         let tally = self.tallies.entry(key(address));
         let tally = tally.and_modify(|tally| tally.add(time, findtime)).or_insert_with(|| Tally::new(time));
         if self.settings.maxmatches == 0 {
@@ -366,8 +388,8 @@ impl Jail {
         Ok(())
     }
 
-    /// Counts a failure that an agent before this one has decided on: it adds to the window, and what it led to then
-    /// is not done again.
+    /// Counts a failure that an agent before this one has decided on, as that one did then: it adds to the window, and
+    /// what it led to is not done again.
     pub fn replay(
         &mut self,
         address: IpAddr,
@@ -375,10 +397,17 @@ impl Jail {
         evidence: Evidence<'_>,
         history: &History,
         own: &[IpAddr],
-        now: SystemTime,
     ) {
+        if self.settings.increment.is_some()
+            && let Some(past) = history.of(&self.settings.name, address.into())
+            && time <= past.time + ROUNDING
+        {
+            // It led to that ban, or to one before, and who was known then counted faster.
+            self.tallies.remove(&key(address));
+            return;
+        }
         let total_failed = self.total_failed;
-        self.failure(address, time, evidence, history, own, now);
+        self.failure(address, time, evidence, history, own, time);
         self.total_failed = total_failed;
     }
 
@@ -432,11 +461,18 @@ impl Jail {
         self.tallies.remove(&key(address));
     }
 
-    /// Drops failures that no window reaches any more, so that memory follows the attack and not the uptime.
+    /// Drops failures that no window reaches any more, so that memory follows the attack and not the uptime. Those that
+    /// are later than now, because the clock was set back, become as old as they were.
     pub fn sweep(&mut self, now: SystemTime) {
         let findtime = self.settings.findtime;
-        let since = micros(now).saturating_sub(findtime.as_micros() as u64);
-        self.tallies.retain(|_, tally| tally.last >= since);
+        let now = micros(now);
+        let since = now.saturating_sub(findtime.as_micros() as u64);
+        self.tallies.retain(|_, tally| {
+            let later = tally.last.saturating_sub(now);
+            tally.first = tally.first.saturating_sub(later);
+            tally.last -= later;
+            tally.last >= since
+        });
         if self.tallies.len() < self.tallies.capacity() / 8 {
             self.tallies.shrink_to_fit();
         }
@@ -559,13 +595,26 @@ mod tests {
         assert_eq!(jail.currently_failed(), 0);
     }
 
+    #[test]
+    fn failures_of_a_clock_that_was_ahead_grow_old() {
+        let mut jail = jail();
+        for n in 0..4 {
+            fail(&mut jail, at(100_000 + n), at(100_000 + n));
+        }
+        jail.sweep(at(10));
+        assert_eq!(jail.currently_failed(), 1, "they count as just happened");
+        jail.sweep(at(611));
+        assert_eq!(jail.currently_failed(), 0);
+    }
+
     /// A jail with `bantime.increment`, and somebody whom it banned so often before, the last time at 0.
     fn known(bans: u32, maxretry: u32) -> (Jail, History) {
         let mut settings = test_settings();
         settings.maxretry = maxretry;
         settings.increment = Some(crate::increment::Increment::new(Default::default()).unwrap());
         let mut history = History::default();
-        history.add(&settings.name, attacker().into(), Past { count: bans, time: at(0) });
+        let past = Past { count: bans, time: at(0) };
+        history.add(&settings.name, attacker().into(), past, Until::Time(at(600)));
         (Jail::new(settings, SystemTime::UNIX_EPOCH), history)
     }
 

@@ -96,6 +96,14 @@ pub fn f2b_ok(lab: &Lab, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The address in an entry of the kernel's map, as bpftool prints it.
+pub fn address_of(entry: &Value) -> IpAddr {
+    let bytes = entry["key"]["addr"].as_array().expect("sixteen bytes").iter();
+    let bytes: Vec<_> = bytes.map(|byte| byte.as_u64().expect("a byte") as u8).collect();
+    let bytes: [u8; 16] = bytes.try_into().expect("sixteen bytes");
+    IpAddr::from(bytes).to_canonical()
+}
+
 #[track_caller]
 fn json(output: Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -12,11 +12,14 @@ const SEEDS_VARIABLE: &str = "F2B_SOAK_SEEDS";
 const EXPRESSIONS_VARIABLE: &str = "F2B_SOAK_EXPRESSIONS";
 const ENTRIES_VARIABLE: &str = "F2B_SOAK_ENTRIES";
 const FRAMES_VARIABLE: &str = "F2B_FUZZ_FRAMES";
+const LINES_VARIABLE: &str = "F2B_SOAK_LINES";
+const KILLS_VARIABLE: &str = "F2B_SOAK_KILLS";
 
 xflags::xflags! {
     /// The long form of tests that CI runs in a short one: random frames that the programs and a model must agree on;
-    /// agents killed and started under a flood; a journal that is rotated while agents are killed, with every failure
-    /// counted once; spoiled log lines through every filter of the real fail2ban and through ours.
+    /// agents killed and started under a flood, and under an attack; a journal that is rotated while agents are killed,
+    /// with every failure counted once; spoiled log lines through every filter of the real fail2ban and through ours;
+    /// days of logs through the real fail2ban and through our agent.
     cmd soak {
         /// How many frames (default: 10 million, a few minutes).
         optional --frames frames: u64
@@ -24,6 +27,10 @@ xflags::xflags! {
         optional --rounds rounds: u32
         /// How many entries go through the journal (default: a million, a few minutes).
         optional --entries entries: u64
+        /// How many lines of days of logs (default: 200,000, with three sets of options: about twenty minutes).
+        optional --lines lines: u64
+        /// How often an agent is killed under an attack (default: 200, a second each).
+        optional --kills kills: u32
         /// How often every sample line is spoiled (default: 30, about half a minute each).
         optional --seeds seeds: u32
         /// Should this machine lack anything, only say what, and fail.
@@ -47,11 +54,18 @@ impl Soak {
         lines.args(["--", "--nocapture"]);
         let seeds = self.seeds.unwrap_or(30);
         lines.env(SEEDS_VARIABLE, seeds.to_string()).env(EXPRESSIONS_VARIABLE, (seeds * 1000).to_string());
+        let mut peer = cargo(["test", "--package", "f2b-user", "--test", "peer", "--release"]);
+        peer.args(["--", "--nocapture"]).env(LINES_VARIABLE, self.lines.unwrap_or(200_000).to_string());
+        let mut attacked = cargo::test_as_root("killed")?;
+        attacked.args(["--release", "--", "--nocapture"]);
+        attacked.env(KILLS_VARIABLE, self.kills.unwrap_or(200).to_string());
         step::run_all(vec![
             Step::new("frames", frames),
             Step::new("kills", kills),
             Step::new("journal", journal),
             Step::new("lines", lines),
+            Step::new("peer", peer),
+            Step::new("attacked", attacked),
         ])
     }
 }

@@ -54,7 +54,7 @@ impl<M: BanMap> Agent<M> {
             self.enforce(&ticket, until, now).map_err(|error| format!("{error:#}"))?;
         }
         if is_counted {
-            self.history.add(&ban.jail, ban.address, Past { count: ban.bancount, time: started });
+            self.history.add(&ban.jail, ban.address, Past { count: ban.bancount, time: started }, until);
         }
         let stored = StoredBan {
             owner: ban.jail.as_str().into(),

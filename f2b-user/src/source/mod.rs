@@ -27,8 +27,18 @@ pub struct Batch {
     pub source: String,
     /// The position after these lines, as the source writes it.
     pub position: String,
+    pub reading: Reading,
+}
+
+/// On what occasion lines are read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reading {
     /// They were decided on before, by an agent that has stopped.
-    pub replayed: bool,
+    Again,
+    /// They were written while nobody read.
+    Late,
+    /// They have just been written.
+    Live,
 }
 
 /// A time in seconds since 1970, as filters have it.

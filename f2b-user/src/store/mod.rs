@@ -20,7 +20,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -54,6 +54,7 @@ pub struct Store {
     lost: Arc<AtomicBool>,
     /// What was sent by somebody who can wait.
     sent: AtomicUsize,
+    purgeage: Duration,
     /// What was there at the start.
     stored: Stored,
 }
@@ -149,6 +150,7 @@ impl Store {
     ) -> Result<Self> {
         let (messages, inbox): (_, Receiver<Message>) = sync_channel(WAITING);
         let lost = Arc::new(AtomicBool::new(false));
+        let purgeage = settings.purgeage;
         let writer = Writer::new(connection, path, settings, Arc::clone(&lost));
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || writer.run(&inbox));
         Ok(Self {
@@ -156,6 +158,7 @@ impl Store {
             thread: Some(thread.context("starting the store's thread")?),
             lost,
             sent: AtomicUsize::new(0),
+            purgeage,
             stored,
         })
     }
@@ -196,6 +199,11 @@ impl Store {
     /// Forgets what is too old.
     pub fn purge(&self, now: SystemTime) {
         self.write(Op::Purge(now));
+    }
+
+    /// How old what [`purge`](Self::purge) forgets is at least (`dbpurgeage`).
+    pub fn purgeage(&self) -> Duration {
+        self.purgeage
     }
 
     /// Whether something was lost since this was asked last: then it must be told [`all`](Self::all) bans. It is not
@@ -291,7 +299,7 @@ impl Stored {
         self.positions = tables::positions(connection)?;
         let mut owners: Vec<Arc<str>> = Vec::new();
         tables::bans(connection, now, true, |owner, subject, until, started, bancount| {
-            self.history.add(owner, subject, Past { count: bancount, time: started });
+            self.history.add(owner, subject, Past { count: bancount, time: started }, until);
             if until.is_over(now) {
                 return;
             }
@@ -316,8 +324,6 @@ fn merged(messages: &SyncSender<Message>, subject: Subject, jail: Option<&str>) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rusqlite::params;
 
     use super::*;

@@ -6,11 +6,12 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
 use super::{Merged, Settings, StoredBan};
 use crate::{
     ban::{Subject, Until},
+    history::OUTDATED_FACTOR,
     source::file,
 };
 
@@ -56,9 +57,6 @@ const FROM_1: &str = "
     UPDATE bans SET started = CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
     UPDATE positions SET seen = CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
 ";
-
-/// A ban counts for so many times its length (`Fail2BanDb._purge_bips`).
-const OUTDATED_FACTOR: i64 = 3;
 
 /// What is to be written.
 #[derive(Debug)]
@@ -276,6 +274,17 @@ pub(super) fn set_aside(path: &Path) -> Result<std::path::PathBuf> {
         }
     }
     Ok(aside)
+}
+
+/// Reads all of what is on the disk, and looks whether it is a database.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(rusqlite::Error::SqliteFailure(damaged, Some(found)).into())
 }
 
 /// Whether the file, and not the disk or what is asked, is at fault.

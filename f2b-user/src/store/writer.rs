@@ -1,7 +1,7 @@
 //! The thread that writes. It gathers what comes within a moment into one transaction.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -128,8 +128,8 @@ impl Writer {
 
     fn history(&self, now: SystemTime) -> Result<History> {
         let mut history = History::default();
-        tables::bans(&self.connection, now, true, |owner, subject, _, started, bancount| {
-            history.add(owner, subject, Past { count: bancount, time: started });
+        tables::bans(&self.connection, now, true, |owner, subject, until, started, bancount| {
+            history.add(owner, subject, Past { count: bancount, time: started }, until);
         })?;
         Ok(history)
     }
@@ -140,6 +140,7 @@ impl Writer {
         }
         match tables::write(&mut self.connection, &self.waiting, &self.settings) {
             Ok(()) => {
+                let checks = self.waiting.iter().any(|op| matches!(op, Op::Purge(_)));
                 self.waiting.clear();
                 self.waiting.shrink_to(BATCH);
                 if let Some((since, gave_up)) = self.failing.take() {
@@ -149,8 +150,22 @@ impl Writer {
                         self.lost.store(true, Ordering::Relaxed);
                     }
                 }
+                if checks {
+                    self.check();
+                }
             }
             Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Looks whether what is on the disk can be read: our own connection has much of it in memory, and would find out at
+    /// the next start.
+    fn check(&mut self) {
+        let Some(path) = &self.path else { return };
+        match tables::check(path) {
+            Ok(()) => {}
+            Err(error) if tables::is_damaged(&error) => drop(self.begin_anew(&error)),
+            Err(error) => warn!("The store cannot be checked: {error:#}"),
         }
     }
 
@@ -184,15 +199,8 @@ impl Writer {
     /// Sets a damaged file aside, and begins another one.
     fn begin_anew(&mut self, error: &anyhow::Error) -> bool {
         let Some(path) = self.path.clone() else { return false };
-        let anew = || -> Result<(PathBuf, Connection)> {
-            let aside = tables::set_aside(&path)?;
-            let connection = Connection::open(&path)?;
-            tables::prepare(&connection)?;
-            Ok((aside, connection))
-        };
-        match anew() {
-            Ok((aside, connection)) => {
-                self.connection = connection;
+        match self.replace(&path) {
+            Ok(aside) => {
                 error!("{} is damaged, and was renamed to {}: {error:#}", path.display(), aside.display());
                 // The agent tells all bans anew.
                 self.waiting.clear();
@@ -205,6 +213,16 @@ impl Writer {
                 false
             }
         }
+    }
+
+    fn replace(&mut self, path: &Path) -> Result<PathBuf> {
+        // Closed before there is another one: SQLite removes the log of a database that it closes by its name.
+        self.connection = Connection::open_in_memory()?;
+        let aside = tables::set_aside(path);
+        self.connection = Connection::open(path)?;
+        let aside = aside?;
+        tables::prepare(&self.connection)?;
+        Ok(aside)
     }
 }
 

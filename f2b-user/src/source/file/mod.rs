@@ -31,7 +31,7 @@ use self::{
     order::Queue,
 };
 use super::{
-    Batch, Line,
+    Batch, Line, Reading,
     charset::Charset,
     thread::{Stop, Thread},
 };
@@ -139,22 +139,33 @@ struct Log {
     old: Option<(Open, Instant)>,
     /// It cannot be read; that was said.
     is_failing: bool,
+    /// It was read to its end once: what comes now is new (`FileContainer.inOperation`).
+    is_live: bool,
 }
 
 impl Log {
     fn new(taker: usize, open: Open) -> Self {
         let looked = Instant::now();
-        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false }
+        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false, is_live: false }
     }
 
-    /// The next lines, and whether they were decided on before.
-    fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Piece>, bool)> {
+    /// The next lines, and on what occasion they are read.
+    fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Piece>, Reading)> {
         match self.open.read(buffer) {
-            Ok(read) => {
+            Ok(Some((lines, is_replay))) => {
                 self.is_failing = false;
-                if read.is_some() {
-                    return read;
-                }
+                let reading = match (is_replay, self.is_live) {
+                    (true, _) => Reading::Again,
+                    (false, false) => Reading::Late,
+                    (false, true) => Reading::Live,
+                };
+                return Some((lines, reading));
+            }
+            Ok(None) => {
+                self.is_failing = false;
+                // The end of a file that was rotated while nobody read is not the end of what is late.
+                self.is_live =
+                    self.is_live || fs::metadata(path).is_ok_and(|data| self.open.position.is_of(&data));
             }
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
@@ -175,7 +186,7 @@ impl Log {
         // The position in the file that comes after it is what counts.
         let position = self.open.position;
         let piece = |piece| Piece { position, ..piece };
-        lines.map(|lines| (lines.into_iter().map(piece).collect(), false))
+        lines.map(|lines| (lines.into_iter().map(piece).collect(), Reading::Live))
     }
 
     /// Looks whether the path still leads to the same file; whether it does not.
@@ -284,14 +295,14 @@ impl Worker {
     /// Reads what was written to one file since the last time; whether there was anything.
     fn read(&mut self, path: &Path) -> Result<bool, Stopped> {
         let Some(log) = self.logs.get_mut(path) else { return Ok(false) };
-        if let Some((lines, replayed)) = log.read(path, &mut self.buffer) {
-            self.hand_over(path, &lines, replayed)?;
+        if let Some((lines, reading)) = log.read(path, &mut self.buffer) {
+            self.hand_over(path, &lines, reading)?;
             return Ok(true);
         }
         Ok(log.looked.elapsed() > LOOK_EVERY && log.look(path))
     }
 
-    fn hand_over(&self, path: &Path, lines: &[Piece], replayed: bool) -> Result<(), Stopped> {
+    fn hand_over(&self, path: &Path, lines: &[Piece], reading: Reading) -> Result<(), Stopped> {
         let (Some(log), Some(last)) = (self.logs.get(path), lines.last()) else { return Ok(()) };
         let takers = || log.takers.iter().map(|taker| &self.watches[*taker]);
         let line = |watch: &Watch, bytes| Line {
@@ -301,7 +312,7 @@ impl Worker {
         };
         let all = lines.iter().flat_map(|piece| takers().map(move |watch| line(watch, &piece.bytes)));
         let position = last.position.to_string();
-        let batch = Batch { lines: all.collect(), source: source(path), position, replayed };
+        let batch = Batch { lines: all.collect(), source: source(path), position, reading };
         self.lines.blocking_send(batch).map_err(|_closed| Stopped)
     }
 
@@ -328,19 +339,19 @@ impl Worker {
                 }
                 continue;
             }
-            let Some((path, lines, replayed)) = order::oldest(&mut queues) else { return Ok(()) };
-            self.hand_over(&path, &lines, replayed)?;
+            let Some((path, lines, reading)) = order::oldest(&mut queues) else { return Ok(()) };
+            self.hand_over(&path, &lines, reading)?;
         }
     }
 
     fn fill(&mut self, path: &Path, queue: &mut Queue, room: usize) {
         let Some(log) = self.logs.get_mut(path) else { return queue.end() };
         match log.read(path, &mut self.buffer[..room]) {
-            Some((lines, replayed)) => {
+            Some((lines, reading)) => {
                 // Jails that read one file agree on its dates.
                 let watch = &self.watches[log.takers[0]];
                 let now = SystemTime::now();
-                queue.add(lines, replayed, |bytes| watch.time_of(bytes, now));
+                queue.add(lines, reading, |bytes| watch.time_of(bytes, now));
             }
             None if log.look(path) => {}
             None => queue.end(),

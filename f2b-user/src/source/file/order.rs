@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::open::Piece;
+use super::{super::Reading, open::Piece};
 
 /// What was read of one file and not handed over yet.
 #[derive(Default)]
@@ -21,8 +21,7 @@ struct Dated {
     /// When it was logged, or the line before it that tells.
     time: Option<SystemTime>,
     line: Piece,
-    /// It was decided on before.
-    replayed: bool,
+    reading: Reading,
 }
 
 impl Queue {
@@ -38,12 +37,12 @@ impl Queue {
     pub(super) fn add(
         &mut self,
         lines: Vec<Piece>,
-        replayed: bool,
+        reading: Reading,
         time_of: impl Fn(&[u8]) -> Option<SystemTime>,
     ) {
         for line in lines {
             self.time = time_of(&line.bytes).or(self.time);
-            self.lines.push_back(Dated { time: self.time, line, replayed });
+            self.lines.push_back(Dated { time: self.time, line, reading });
         }
     }
 
@@ -52,9 +51,9 @@ impl Queue {
     }
 }
 
-/// Takes the oldest lines of all, from one file; and whether they were decided on before. What has no date counts as the
+/// Takes the oldest lines of all, from one file; and on what occasion they were read. What has no date counts as the
 /// oldest.
-pub(super) fn oldest(queues: &mut BTreeMap<PathBuf, Queue>) -> Option<(PathBuf, Vec<Piece>, bool)> {
+pub(super) fn oldest(queues: &mut BTreeMap<PathBuf, Queue>) -> Option<(PathBuf, Vec<Piece>, Reading)> {
     let next = queues.iter().filter_map(|(path, queue)| Some((queue.next_time()?, path.clone())));
     let mut next: Vec<_> = next.collect();
     next.sort_unstable();
@@ -62,10 +61,10 @@ pub(super) fn oldest(queues: &mut BTreeMap<PathBuf, Queue>) -> Option<(PathBuf, 
     let (_, path) = next.next()?;
     let until = next.next().map(|(time, _)| time);
     let queue = queues.get_mut(&path)?;
-    let replayed = queue.lines.front()?.replayed;
-    let is_next = |line: &Dated| line.replayed == replayed && until.is_none_or(|until| line.time <= until);
+    let reading = queue.lines.front()?.reading;
+    let is_next = |line: &Dated| line.reading == reading && until.is_none_or(|until| line.time <= until);
     let count = queue.lines.iter().take_while(|line| is_next(line)).count();
-    Some((path, queue.lines.drain(..count).map(|line| line.line).collect(), replayed))
+    Some((path, queue.lines.drain(..count).map(|line| line.line).collect(), reading))
 }
 
 #[cfg(test)]
@@ -76,11 +75,11 @@ mod tests {
     use crate::source::file::position::Position;
 
     /// Lines that are their own times, in seconds; others have none.
-    fn queue(lines: &[&str], replayed: bool) -> Queue {
+    fn queue(lines: &[&str], reading: Reading) -> Queue {
         let mut queue = Queue::default();
         let position = Position { device: 0, inode: 0, offset: 0, head: 0 };
         let lines = lines.iter().map(|line| Piece { bytes: line.as_bytes().to_vec(), position });
-        queue.add(lines.collect(), replayed, |bytes| {
+        queue.add(lines.collect(), reading, |bytes| {
             let second = str::from_utf8(bytes).ok()?.parse().ok()?;
             Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
         });
@@ -91,9 +90,9 @@ mod tests {
         let paths = ["a", "b", "c"].map(PathBuf::from);
         let mut queues: BTreeMap<_, _> = paths.into_iter().zip(queues).collect();
         let mut all = Vec::new();
-        while let Some((path, lines, replayed)) = oldest(&mut queues) {
+        while let Some((path, lines, reading)) = oldest(&mut queues) {
             let lines: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(&line.bytes)).collect();
-            let again = if replayed { " again" } else { "" };
+            let again = if reading == Reading::Again { " again" } else { "" };
             all.push(format!("{} {}{again}", path.display(), lines.join(" ")));
         }
         all
@@ -101,16 +100,20 @@ mod tests {
 
     #[test]
     fn the_oldest_lines_come_first_in_runs_as_long_as_can_be() {
-        let queues = [queue(&["1", "2", "7", "x", "9"], false), queue(&["3", "8"], false), Queue::default()];
+        let queues = [
+            queue(&["1", "2", "7", "x", "9"], Reading::Live),
+            queue(&["3", "8"], Reading::Live),
+            Queue::default(),
+        ];
         assert_eq!(all(queues), ["a 1 2", "b 3", "a 7 x", "b 8", "a 9"]);
     }
 
     #[test]
     fn what_was_decided_on_is_kept_apart_and_what_has_no_date_does_not_wait() {
-        let mut both = queue(&["1"], true);
-        both.lines.extend(queue(&["2"], false).lines);
+        let mut both = queue(&["1"], Reading::Again);
+        both.lines.extend(queue(&["2"], Reading::Live).lines);
         assert_eq!(
-            all([both, queue(&["x", "9"], false), Queue::default()]),
+            all([both, queue(&["x", "9"], Reading::Live), Queue::default()]),
             ["b x", "a 1 again", "a 2", "b 9"]
         );
     }

@@ -37,7 +37,7 @@ use self::{
     open::{add_matches, micros, report, resolve, seek_after, units_held},
 };
 use super::{
-    Batch, Line,
+    Batch, Line, Reading,
     thread::{Stop, Thread},
 };
 
@@ -247,12 +247,12 @@ impl Worker {
             return Ok(false);
         }
         let cursor = journal.cursor()?;
-        let replayed = up_to.is_some();
-        if !replayed || reached {
+        let reading = if up_to.is_some() { Reading::Again } else { Reading::Live };
+        if reading == Reading::Live || reached {
             self.position = Position::After(cursor.clone());
         }
-        self.replayed = Some(cursor.clone()).filter(|_| replayed);
-        let batch = Batch { lines, source: self.files.source(), position: cursor, replayed };
+        self.replayed = Some(cursor.clone()).filter(|_| reading == Reading::Again);
+        let batch = Batch { lines, source: self.files.source(), position: cursor, reading };
         // Without the agent, the next look at the channel ends the thread.
         drop(self.lines.blocking_send(batch));
         Ok(true)
