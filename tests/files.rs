@@ -225,7 +225,7 @@ fn a_file_in_utf_16_is_followed_and_gone_on_with() {
     let tricky = encode(&format!("\u{a0a}\u{a00} {}", line(attacker_v4(9))));
     write(&tricky);
     let second = encode(&line(attacker_v4(7)));
-    let (begin, end) = second.split_at(second.len() / 2 | 1);
+    let (begin, end) = second.split_at((second.len() / 2) | 1);
     write(begin);
     let mut agent = Agent::start(&lab, &config);
     wait_until(PATIENCE, "one failure is counted", || agent.jail("sshd")["currently_failed"] != 0);
