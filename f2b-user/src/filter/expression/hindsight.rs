@@ -30,9 +30,6 @@ const NEW_STATES: usize = 100;
 /// After how many bytes it is asked whether there can be more.
 const BYTES_AT_ONCE: usize = 32;
 
-/// The kinds of bytes are the ASCII characters, as far as the program tells them apart, and one for all other bytes.
-const WIDE: u8 = 128;
-
 /// A step of the program, or the rest of a text behind its first bytes.
 #[derive(Debug)]
 enum Place {
@@ -420,10 +417,10 @@ fn places(program: &Program) -> Vec<Place> {
     places
 }
 
-/// The kinds of bytes that places tell apart, and a byte of each.
+/// The kinds of bytes that places tell apart, and a byte of each: the ASCII characters, as far as a place takes only some
+/// of them, and one kind for all other bytes.
 fn kinds(places: &[Place]) -> (Box<[u8; 256]>, Vec<u8>) {
-    let mut kinds = Box::new([WIDE; 256]);
-    kinds[..128].fill(0);
+    let mut kinds = Box::new([0; 256]);
     let mut sets: Vec<u128> = vec![1 << b'\n'];
     sets.extend(places.iter().filter_map(|place| match place {
         Place::Takes { kinds, .. } => Some(kinds.ascii),
