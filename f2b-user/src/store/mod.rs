@@ -252,7 +252,9 @@ impl Store {
     /// Waits until everything is written.
     pub fn flush(&self) {
         let (reply, done) = sync_channel(1);
-        if self.messages.send(Message::Flush(reply)).is_ok() && done.recv().is_err() {
+        // Whoever asked waits for it.
+        let tell = move || reply.send(()).unwrap_or_default();
+        if self.messages.send(Message::Flush(Box::new(tell))).is_ok() && done.recv().is_err() {
             warn!("The store has stopped");
         }
     }
@@ -260,7 +262,9 @@ impl Store {
     /// Comes to an end when all that was told so far is written, or given up.
     pub fn flushed(&self) -> impl Future<Output = ()> + 'static {
         let (reply, done) = oneshot::channel();
-        let is_sent = self.messages.try_send(Message::Flushed(reply)).is_ok();
+        // Whoever asked may have given up.
+        let tell = move || reply.send(()).unwrap_or_default();
+        let is_sent = self.messages.try_send(Message::Flush(Box::new(tell))).is_ok();
         async move {
             if is_sent && done.await.is_err() {
                 warn!("The store has stopped");

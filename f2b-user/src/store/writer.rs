@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::Result;
 use rusqlite::Connection;
-use tokio::sync::oneshot;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use super::{
     Merged, Settings, WAITING,
@@ -31,7 +30,6 @@ const BATCH: usize = 4096;
 /// How often it tries again when the disk took nothing.
 const RETRY: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
 pub(super) enum Message {
     Write(Op),
     Merged {
@@ -44,9 +42,8 @@ pub(super) enum Message {
         now: SystemTime,
         reply: SyncSender<Result<History>>,
     },
-    Flush(SyncSender<()>),
-    /// The same for those who may not block.
-    Flushed(oneshot::Sender<()>),
+    /// Whoever waits until everything is written is told by this.
+    Flush(Box<dyn FnOnce() + Send + Sync>),
 }
 
 pub(super) struct Writer {
@@ -97,17 +94,9 @@ impl Writer {
                     self.write();
                     drop(reply.send(self.history(now)));
                 }
-                Ok(Message::Flushed(reply)) => {
+                Ok(Message::Flush(tell)) => {
                     self.write();
-                    if reply.send(()).is_err() {
-                        debug!("Nobody waits for the store");
-                    }
-                }
-                Ok(Message::Flush(reply)) => {
-                    self.write();
-                    if reply.send(()).is_err() {
-                        debug!("Nobody waits for the store");
-                    }
+                    tell();
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.write();
