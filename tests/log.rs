@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-use common::{Agent, PATIENCE, f2b_ok, sh};
+use common::{Agent, PATIENCE, f2b_ok};
 use lab::{Lab, attacker_v4, wait_until};
 use nix::sys::signal::Signal;
 use reference::fail2ban;
@@ -141,8 +141,6 @@ fn what_is_logged_for_people_in_the_journal_recidive_reads_as_well() {
     let agent = Agent::launch(&lab, &jails("backend = systemd\nlogpath ="), &[]);
     wait_until(PATIENCE, "the agent is ready", || agent.process.log().contains("Ready"));
     let attacker = attacker_v4(7);
-    // What systemd makes of a service's stderr: an entry for each line, from the service's own unit.
-    let script = "echo 0 > /sys/fs/cgroup/system.slice/f2b.service/cgroup.procs; systemd-cat -t f2b cat";
     let bans = || {
         f2b_ok(&lab, &["ban", "sshd", &attacker.to_string()]);
         f2b_ok(&lab, &["unban", &attacker.to_string()]);
@@ -151,7 +149,11 @@ fn what_is_logged_for_people_in_the_journal_recidive_reads_as_well() {
     bans();
     let line =
         agent.process.log().lines().find(|line| line.contains(" Ban ")).expect("it was banned").to_owned();
-    sh(&lab, &format!("printf '%s\\n' '{line}' '{line}' | sh -c '{script}'"));
+    // What systemd makes of a service's stderr: an entry for each line, from the service's own unit. The
+    // writer stays, as a service does: journald asks for the unit of a process when it reads what it wrote.
+    let script = format!("printf '%s\\n' '{line}' '{line}'; exec sleep infinity");
+    let _service =
+        lab.server("systemd-cat").args(["-t", "f2b", "sh", "-c", &script]).unit("f2b.service").start();
     wait_until(PATIENCE, "recidive bans", || agent.jail("recidive")["banned"][0] == attacker.to_string());
 }
 
