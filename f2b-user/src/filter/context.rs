@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::{
     date::{DateTemplate, Detector},
     expression::Text,
+    groups::Groups,
     judgement::DatedLine,
     name::Name,
 };
@@ -18,59 +19,6 @@ use super::{
 /// How many connections are remembered, and for how many seconds.
 const MAX_CONNECTIONS: usize = 100;
 const FORGET_AFTER: f64 = 300.0;
-
-/// The named groups of a match, in the order of the expression; those that took no part have no value. As Python's
-/// dictionaries: a new value of a known name stays at its place.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Groups(pub(super) Vec<(Name, Option<Text>)>);
-
-impl Groups {
-    pub(super) fn get(&self, name: Name) -> Option<&str> {
-        self.0.iter().find(|(known, _)| *known == name)?.1.as_deref()
-    }
-
-    pub(super) fn set(&mut self, name: Name, value: Option<Text>) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, known)) => *known = value,
-            None => self.0.push((name, value)),
-        }
-    }
-
-    /// Takes over all of `other`.
-    pub(super) fn update(&mut self, mut other: Self) {
-        if self.0.is_empty() {
-            *self = other;
-            return;
-        }
-        // Those of one side have different names.
-        let known = self.0.len();
-        for (name, value) in other.0.drain(..) {
-            match self.0[..known].iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = value,
-                None => self.0.push((name, value)),
-            }
-        }
-    }
-
-    pub(super) fn remove(&mut self, name: Name) -> Option<Text> {
-        let at = self.0.iter().position(|(known, _)| *known == name)?;
-        self.0.remove(at).1
-    }
-
-    pub(super) fn into_pairs(self) -> Vec<(String, Option<String>)> {
-        self.0.into_iter().map(|(name, value)| (name.text().into(), value.map(String::from))).collect()
-    }
-
-    /// Whether no group says whom to charge.
-    pub(super) fn names_nobody(&self) -> bool {
-        [Name::FID, Name::IP4, Name::IP6, Name::DNS].iter().all(|name| self.get(*name).is_none())
-    }
-
-    /// Whether the group caught something.
-    pub(super) fn is_set(&self, name: Name) -> bool {
-        self.get(name).is_some_and(|value| !value.is_empty())
-    }
-}
 
 /// A filter at work on one log.
 #[derive(Debug)]
@@ -245,7 +193,7 @@ impl Connections {
                     // They were told of before.
                     merged.matches.clear();
                 }
-                found.0.retain(|(_, value)| value.is_some());
+                found.drop_absent();
                 merged.groups.update(found);
                 merged
             }

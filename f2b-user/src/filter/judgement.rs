@@ -5,8 +5,9 @@ use std::{borrow::Cow, ops::Range};
 
 use super::{
     Failure,
-    context::{Groups, Keep},
+    context::Keep,
     expression::{Captured, Text},
+    groups::Groups,
     name::Name,
 };
 
@@ -81,7 +82,12 @@ pub(super) enum DateText {
     Last,
 }
 
-impl Cut<'_> {
+impl<'l> Cut<'l> {
+    /// What the expressions see but for the line's end, if it stands in one piece.
+    pub(super) fn piece(&self) -> Option<&'l str> {
+        if self.place.start == 0 { self.line.get(self.place.end..) } else { None }
+    }
+
     /// Writes what the expressions see into `text`.
     pub(super) fn write(&self, text: &mut String) {
         text.clear();
@@ -192,8 +198,8 @@ impl Conclusion<'_> {
     /// The failure, completed by the line with this number.
     fn failure(&self, line: u64, time: f64) -> Option<Failure> {
         let whom = self.whom.as_ref()?;
-        let caught = self.groups.0.iter().filter(|(name, _)| name.is_field());
-        let fields = caught.filter_map(|(name, value)| Some((*name, value.clone()?))).collect();
+        let caught = self.groups.iter().filter(|(name, _)| name.is_field());
+        let fields = caught.filter_map(|(name, value)| Some((name, value?.clone()))).collect();
         let matches = self.lines.iter().map(DatedLine::whole).collect();
         Some(Failure {
             line,

@@ -3,6 +3,7 @@
 //! - [`expression`]: fail2ban's expressions → what matches them
 //! - [`date`]: finds and reads the date of a line
 //! - [`context`]: what is remembered from line to line
+//! - [`groups`]: what the groups of a match caught
 //! - [`identity`]: what a failure is charged to
 //! - [`name`]: names of groups
 //! - [`judgement`]: all that came to light about one line, for `f2b regex`
@@ -11,6 +12,7 @@
 mod context;
 mod date;
 mod expression;
+mod groups;
 mod identity;
 mod judgement;
 mod name;
@@ -37,12 +39,13 @@ pub use self::{
     judgement::{Breadth, DatedLine, Judgement, Match, Place, Prefix},
 };
 use self::{
-    context::{Groups, Keep},
+    context::Keep,
     date::{Detector, Templates},
     expression::{
         Candidate, Candidates, Captured, OverBudget, Pattern, Set, Text, syntax_error,
         tags::{self, HostNames, option_name},
     },
+    groups::Groups,
     identity::Identity,
     judgement::{Conclusion, Cut, DateText, Found, Judge, Whom, Witness},
     name::Name,
@@ -53,9 +56,6 @@ const MAX_LINE: usize = 8192;
 
 /// What `prefregex` leaves of a line for `failregex`.
 const CONTENT: Name = Name::CONTENT;
-
-/// Room for the groups of most matches, with what is known of their connection.
-const USUAL_GROUPS: usize = 12;
 
 /// The groups that say whose failure it is; a filter needs one of them.
 const IDENTITIES: [Name; 5] = [Name::FID, Name::IP4, Name::IP6, Name::DNS, Name::MLFID];
@@ -465,13 +465,18 @@ impl Expressions {
         witness: &mut impl Witness,
     ) -> Result<(), OverBudget> {
         let multiline = self.maxlines > 1;
-        line.write(buffer);
-        let mut guess = None;
-        if let Some(set) = self.any_in_line().filter(|_| !multiline) {
-            guess = set.guess(buffer);
-            if guess.is_none() && !witness.wants_all() {
-                return Ok(());
-            }
+        let set = self.any_in_line().filter(|_| !multiline);
+        // Most lines are over before they are copied.
+        let piece = set.filter(|set| set.guesses_by_texts()).and(line.piece());
+        if piece.is_none() {
+            line.write(buffer);
+        }
+        let guess = set.and_then(|set| set.guess(piece.unwrap_or(buffer)));
+        if set.is_some() && guess.is_none() && !witness.wants_all() {
+            return Ok(());
+        }
+        if piece.is_some() {
+            line.write(buffer);
         }
         let mut lines = Vec::new();
         if multiline || context.keep == Keep::Lines {
@@ -671,14 +676,12 @@ fn matched_and_rest(
 /// The named groups of a match, with `<F-ALT_…>` and `<F-TUPLE_…>` merged into what they stand for
 /// (`Regex._getGroupsWithAlt`), all but `without`, behind `groups` with other names. Those that took no part are left
 /// out unless they count.
-fn groups(found: &Captured<'_>, without: Option<Name>, keeps_absent: bool, mut groups: Groups) -> Groups {
+fn groups(found: &Captured<'_>, without: Option<Name>, keeps_absent: bool, groups: Groups) -> Groups {
     let parts = found.parts();
-    if groups.0.is_empty() {
-        groups.0.reserve(USUAL_GROUPS);
-    }
+    let mut groups = groups.with_room();
     for (name, value) in found.named() {
         if (keeps_absent || value.is_some()) && without != Some(name) {
-            groups.0.push((name, value.map(Text::new)));
+            groups.push(name, value.map(Text::new));
         }
     }
     for (part, whole) in &parts.alternatives {

@@ -15,18 +15,27 @@ struct Known {
     text: &'static str,
     /// It tells something about the failure, and not only how to judge it.
     is_field: bool,
+    /// A bit of its own for each well-known name, and one for all others.
+    bit: u32,
+}
+
+impl Known {
+    const fn new(text: &'static str) -> Self {
+        Self { text, is_field: is_field(text), bit: bit(text) }
+    }
 }
 
 macro_rules! names {
     ($($name:ident = $text:literal,)*) => {
         impl Name {
             $(pub(super) const $name: Self = {
-                static KNOWN: Known = Known { text: $text, is_field: is_field($text) };
+                static KNOWN: Known = Known::new($text);
                 Self(&KNOWN)
             };)*
         }
 
         const WELL_KNOWN: &[Name] = &[$(Name::$name),*];
+        const TEXTS: &[&str] = &[$($text),*];
     };
 }
 
@@ -60,7 +69,7 @@ impl Name {
             return *known;
         }
         let text: &'static str = Box::leak(text.into());
-        let name = Self(Box::leak(Box::new(Known { text, is_field: is_field(text) })));
+        let name = Self(Box::leak(Box::new(Known::new(text))));
         names.insert(text, name);
         name
     }
@@ -71,6 +80,11 @@ impl Name {
 
     pub(super) fn is_field(self) -> bool {
         self.0.is_field
+    }
+
+    /// A bit of its own if it is well known; the highest if not.
+    pub(super) fn bit(self) -> u32 {
+        self.0.bit
     }
 }
 
@@ -111,6 +125,18 @@ const fn is_field(text: &str) -> bool {
         at += 1;
     }
     true
+}
+
+const fn bit(text: &str) -> u32 {
+    let mut at = 0;
+    while at < TEXTS.len() {
+        let known = TEXTS[at];
+        if starts_with(text.as_bytes(), known.as_bytes()) && text.len() == known.len() {
+            return 1 << at;
+        }
+        at += 1;
+    }
+    1 << 31
 }
 
 const fn starts_with(text: &[u8], prefix: &[u8]) -> bool {

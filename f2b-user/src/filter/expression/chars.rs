@@ -185,6 +185,15 @@ pub(super) fn character(text: &[u8], at: usize) -> Option<char> {
     str::from_utf8(text.get(at..at + length)?).ok()?.chars().next()
 }
 
+/// Whether all is ASCII. For a line, the standard library takes most of its time on the odd bytes at the end.
+pub(super) fn is_ascii(text: &[u8]) -> bool {
+    let Some(last) = text.last_chunk() else { return text.is_ascii() };
+    let (words, _) = text.as_chunks();
+    // The last ones overlap.
+    let all = words.iter().chain([last]).fold(0, |all, word| all | u64::from_ne_bytes(*word));
+    all & 0x8080_8080_8080_8080 == 0
+}
+
 /// Whether a character begins at `at`. The text's begin is a boundary, so that going back always ends.
 #[inline]
 pub(super) fn is_boundary(text: &[u8], at: usize) -> bool {

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use self::runs::LastRun;
 use super::{
-    chars::{character, is_boundary, is_word},
+    chars::{character, is_ascii, is_boundary, is_word},
     hindsight::{Behind, Hindsight},
     program::{Program, Step},
     syntax::Assertion,
@@ -118,7 +118,7 @@ pub(super) fn search(
         let mut machine = Machine {
             program,
             text: text.as_bytes(),
-            is_ascii: text.is_ascii(),
+            is_ascii: is_ascii(text.as_bytes()),
             scratch,
             first_way,
             steps: 0,

@@ -18,7 +18,7 @@ use crate::filter::name::Name;
 /// Memory that one automaton may take.
 const SIZE_LIMIT: usize = 64 << 20;
 
-/// A text that is shorter is in too many lines to be worth a look.
+/// A text that is shorter is in too many lines to be worth a look; so is a line end.
 const SHORTEST_NEEDLE: usize = 4;
 
 /// How many guesses are worth a try. A line that was made to look like many is not worth more.
@@ -87,9 +87,18 @@ impl Set {
         Self { is_anchored, finders, ways, len, needles: OnceLock::new(), first, all }
     }
 
+    /// Whether a [`guess`](Self::guess) looks for nothing but texts inside of a line: it needs no line end then.
+    pub(in crate::filter) fn guesses_by_texts(&self) -> bool {
+        self.needles().is_some()
+    }
+
+    fn needles(&self) -> Option<&Needles> {
+        self.needles.get_or_init(|| Needles::new(&self.finders)).as_ref()
+    }
+
     /// What may match `text` at a first look; `None` if nothing does. Most lines are over with that.
     pub(in crate::filter) fn guess(&self, text: &str) -> Option<Guess> {
-        match self.needles.get_or_init(|| Needles::new(&self.finders)) {
+        match self.needles() {
             Some(needles) => match needles.ways(text) {
                 0 => None,
                 ways => Some(Guess::Ways(ways)),
@@ -167,8 +176,8 @@ struct Needles {
 impl Needles {
     /// `None` if a match may have none in it, or if they are too many.
     fn new(finders: &[Finder]) -> Option<Self> {
-        let is_short = |needle: &String| needle.len() < SHORTEST_NEEDLE;
-        let have_none = |finder: &Finder| finder.needles.is_empty() || finder.needles.iter().any(is_short);
+        let is_poor = |needle: &String| needle.len() < SHORTEST_NEEDLE || needle.contains('\n');
+        let have_none = |finder: &Finder| finder.needles.is_empty() || finder.needles.iter().any(is_poor);
         if finders.len() > u128::BITS as usize || finders.iter().any(have_none) {
             return None;
         }
