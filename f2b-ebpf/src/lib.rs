@@ -17,6 +17,7 @@
 //! More than [`SLOTS`] different ends at once are kept exact by the agent alone: see `xdp::steps` there.
 
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod packet;
 pub mod v1;
@@ -77,8 +78,9 @@ pub const EVENTS_BYTES: u32 = 256 * 1024;
 /// The scope of every packet: a bit of a mask like the others, the first.
 pub const ALL_PORTS: u32 = 0;
 
-/// A banned address as the kernel map keys it: sixteen bytes in network order, IPv4 as `::ffff:a.b.c.d`.
-#[repr(C)]
+/// A banned address as the kernel map keys it: sixteen bytes in network order, IPv4 as `::ffff:a.b.c.d`. Aligned, so that
+/// the kernel half writes it in two words: to hash or compare what was written byte by byte takes longer.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BanKey {
     pub addr: [u8; 16],
@@ -96,6 +98,13 @@ impl BanKey {
     #[inline(always)]
     pub const fn from_v6(addr: [u8; 16]) -> Self {
         Self { addr }
+    }
+
+    /// The key whose bytes are these words in memory.
+    #[inline(always)]
+    pub(crate) const fn from_words(words: [u64; 2]) -> Self {
+        // SAFETY: both are sixteen bytes, and any bytes are a key.
+        unsafe { core::mem::transmute(words) }
     }
 }
 

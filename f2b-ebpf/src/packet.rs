@@ -34,6 +34,9 @@ const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
 /// The same in IPv6's fragment header.
 const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
 
+/// How the last eight bytes of an IPv4 address's key begin: `::ffff:`.
+const V4_MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+
 /// What a frame is.
 #[derive(Clone, Copy)]
 pub enum Frame<'frame> {
@@ -189,20 +192,66 @@ pub unsafe fn read<'frame>(start: usize, end: usize) -> Frame<'frame> {
         // SAFETY: as above.
         ETHERTYPE_IPV4 => match unsafe { cursor.next::<Ipv4>() } {
             Some(ip) if ip.version_length >> 4 == 4 => {
-                Frame::Ip(Packet { source: BanKey::from_v4(ip.source), header: Header::V4(ip), end })
+                Frame::Ip(Packet { source: source_v4(ip), header: Header::V4(ip), end })
             }
             _ => Frame::Malformed,
         },
         // SAFETY: as above.
         ETHERTYPE_IPV6 => match unsafe { cursor.next::<Ipv6>() } {
             Some(ip) if ip.version_class >> 4 == 6 => {
-                Frame::Ip(Packet { source: BanKey::from_v6(ip.source), header: Header::V6(ip), end })
+                Frame::Ip(Packet { source: source_v6(ip), header: Header::V6(ip), end })
             }
             _ => Frame::Malformed,
         },
         _ => Frame::NotIp,
     }
 }
+
+#[inline(always)]
+fn source_v4(ip: &Ipv4) -> BanKey {
+    let addr = u64::from(load_u32(&ip.source));
+    // What comes first in memory is the lower half here.
+    #[cfg(target_endian = "little")]
+    let addr = addr << 32;
+    BanKey::from_words([0, V4_MAPPED | addr])
+}
+
+#[inline(always)]
+fn source_v6(ip: &Ipv6) -> BanKey {
+    let ([first, last], _) = ip.source.as_chunks() else { return BanKey::from_v6(ip.source) };
+    BanKey::from_words([load_u64(first), load_u64(last)])
+}
+
+/// Defines a load of bytes as they are, in one piece.
+///
+/// For the BPF target the compiler takes byte after byte, because some processors cannot do else; where the kernel's
+/// cannot, its verifier refuses the program.
+macro_rules! load {
+    ($name:ident, $type:ty, $in_bpf:literal) => {
+        #[inline(always)]
+        fn $name(bytes: &[u8; size_of::<$type>()]) -> $type {
+            #[cfg(target_arch = "bpf")]
+            {
+                let word: u64;
+                // SAFETY: one load of all of `bytes`.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("{word} = *(", $in_bpf, " *)({bytes} + 0)"),
+                        bytes = in(reg) bytes,
+                        word = lateout(reg) word,
+                        options(pure, readonly, nostack, preserves_flags),
+                    );
+                }
+                word as $type
+            }
+            #[cfg(not(target_arch = "bpf"))]
+            <$type>::from_ne_bytes(*bytes)
+        }
+    };
+}
+
+load!(load_u32, u32, "u32");
+load!(load_u64, u64, "u64");
 
 impl Packet<'_> {
     /// Reads on, to the destination port.
