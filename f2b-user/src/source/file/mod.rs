@@ -1,14 +1,16 @@
 //! Log files: one reader on its own thread for the files of all jails.
 //!
-//! A file is read to its end again and again, every few milliseconds: that costs one system call, works on every file
-//! system, and finds a line as soon as a notification would. A few times a second it is looked whether the path still
-//! leads to the same file, because logs are rotated: by renaming (the old file is read on for a while), or by copying and
+//! A file is read to its end when inotify tells that it was written to; where it tells nothing, again and again, every few
+//! milliseconds. When it tells of something in a folder, and once a second anyway, it is looked whether the paths still
+//! lead to the same files, because logs are rotated: by renaming (the old file is read on for a while), or by copying and
 //! truncating. What was written before the start is handed over in the order of its times, if a jail has several files.
 //!
 //! - [`open`]: one open file
+//! - [`notices`]: which files have changed
 //! - [`position`]: up to where it was read
 //! - [`order`]: the lines of several files, the oldest first
 
+mod notices;
 mod open;
 mod order;
 mod position;
@@ -16,8 +18,7 @@ mod position;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
-    thread,
+    path::{Component, Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 
 pub use self::position::position;
 use self::{
+    notices::{News, Notices},
     open::{CHUNK, Open, Piece, Start},
     order::Queue,
 };
@@ -37,14 +39,16 @@ use super::{
 };
 use crate::{config::LogPath, filter::Filter};
 
-/// How often files are read while lines arrive, and when there were none for [`IDLE_AFTER`].
+/// How often files that cannot be watched are read while lines arrive, and when there were none for [`IDLE_AFTER`].
 const POLL_ACTIVE: Duration = Duration::from_millis(5);
 const POLL_IDLE: Duration = Duration::from_millis(20);
 const IDLE_AFTER: Duration = Duration::from_secs(30);
-/// How often it is looked whether a path still leads to the same file.
+/// How often it is looked whether the path of a file that lines are read of still leads to it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often patterns are looked for new files.
+/// How often everything is looked at, whatever inotify tells.
 const SEARCH_EVERY: Duration = Duration::from_secs(1);
+/// How often patterns are looked for new files while files come and go.
+const SEARCH_AGAIN: Duration = Duration::from_millis(25);
 /// What is read of all files together while they are put in order, at least.
 const TOGETHER: usize = 1 << 20;
 /// How long a file is read on after another one took its place: whoever writes may not know yet.
@@ -103,7 +107,21 @@ impl Reader {
     ) -> Result<Self> {
         let (logs, unreadable, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; CHUNK]);
         let run = move |stop| {
-            Worker { watches, positions, since, replay, lines, stop, logs, unreadable, buffer }.run();
+            let (notices, folders) = (Notices::new(), Vec::new());
+            let worker = Worker {
+                watches,
+                positions,
+                since,
+                replay,
+                lines,
+                stop,
+                logs,
+                notices,
+                folders,
+                unreadable,
+                buffer,
+            };
+            worker.run();
         };
         Ok(Self { _thread: Thread::start("log files", run)? })
     }
@@ -120,6 +138,9 @@ struct Worker {
     lines: mpsc::Sender<Batch>,
     stop: Stop,
     logs: BTreeMap<PathBuf, Log>,
+    notices: Notices,
+    /// Where files come and go.
+    folders: Vec<PathBuf>,
     /// Files that cannot be opened; that was said.
     unreadable: BTreeSet<PathBuf>,
     /// Room for what is read.
@@ -147,6 +168,10 @@ impl Log {
     fn new(taker: usize, open: Open) -> Self {
         let looked = Instant::now();
         Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false, is_live: false }
+    }
+
+    fn opens(&self) -> impl Iterator<Item = &Open> {
+        [&self.open].into_iter().chain(self.old.iter().map(|(old, _)| old))
     }
 
     /// The next lines, and on what occasion they are read.
@@ -224,23 +249,38 @@ impl Worker {
     fn follow(&mut self) -> Result<(), Stopped> {
         self.search(true);
         self.catch_up()?;
-        let mut searched = Instant::now();
-        let mut last_line = Instant::now();
+        let (mut searched, mut last_line) = (Instant::now(), Instant::now());
+        let (mut news, mut is_first) = (News::of_everything(), true);
         loop {
             self.go_on()?;
+            // Before it is read, so that what is written behind it is told.
+            let opens = self.logs.values().flat_map(Log::opens);
+            self.notices.watch(opens.map(Open::watch), &self.folders, &mut news);
             let mut has_read = false;
-            for path in self.logs.keys().cloned().collect::<Vec<_>>() {
-                has_read |= self.read(&path)?;
+            let concerned = self
+                .logs
+                .iter()
+                .filter(|(_, log)| log.opens().any(|open| news.is_about(open.position.file())));
+            for path in concerned.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+                has_read |= self.read(&path, is_first || news.in_folders)?;
             }
             if has_read {
-                last_line = Instant::now();
+                (is_first, last_line) = (false, Instant::now());
                 continue;
             }
-            if searched.elapsed() > SEARCH_EVERY {
+            let search_every = |news: &News| if news.in_folders { SEARCH_AGAIN } else { SEARCH_EVERY };
+            if searched.elapsed() >= search_every(&news) {
                 self.search(false);
-                searched = Instant::now();
+                self.notices.retry();
+                (searched, news.in_folders) = (Instant::now(), false);
+                continue;
             }
-            thread::sleep(if last_line.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE });
+            let at_most = search_every(&news).saturating_sub(searched.elapsed());
+            let poll = if last_line.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE };
+            let is_searched_for = news.in_folders;
+            news = self.notices.wait(at_most, poll, &self.stop);
+            news.in_folders |= is_searched_for;
+            is_first = true;
         }
     }
 
@@ -290,16 +330,27 @@ impl Worker {
                 warn!(jail = watch.jail, "There is no log file yet, waiting for it: {}", patterns.join(" "));
             }
         }
+        let wanted = self
+            .watches
+            .iter()
+            .flat_map(|watch| &watch.paths)
+            .filter_map(|path| folder(Path::new(&path.pattern)));
+        // Where the path is a link, what it leads to comes and goes in another folder.
+        let linked = self.logs.keys().filter_map(|path| path.canonicalize().ok());
+        let found =
+            self.logs.keys().cloned().chain(linked).filter_map(|path| Some(path.parent()?.to_owned()));
+        self.folders = wanted.chain(found).collect::<BTreeSet<_>>().into_iter().collect();
     }
 
-    /// Reads what was written to one file since the last time; whether there was anything.
-    fn read(&mut self, path: &Path) -> Result<bool, Stopped> {
+    /// Reads what was written to one file since the last time, and looks whether it is still the same, at the latest
+    /// [`LOOK_EVERY`]; whether there was anything.
+    fn read(&mut self, path: &Path, looks: bool) -> Result<bool, Stopped> {
         let Some(log) = self.logs.get_mut(path) else { return Ok(false) };
         if let Some((lines, reading)) = log.read(path, &mut self.buffer) {
             self.hand_over(path, &lines, reading)?;
             return Ok(true);
         }
-        Ok(log.looked.elapsed() > LOOK_EVERY && log.look(path))
+        Ok((looks || log.looked.elapsed() > LOOK_EVERY) && log.look(path))
     }
 
     fn hand_over(&self, path: &Path, lines: &[Piece], reading: Reading) -> Result<(), Stopped> {
@@ -335,7 +386,7 @@ impl Worker {
                 self.go_on()?;
                 // Their failures must not wait.
                 for path in &others {
-                    self.read(path)?;
+                    self.read(path, false)?;
                 }
                 continue;
             }
@@ -357,4 +408,11 @@ impl Worker {
             None => queue.end(),
         }
     }
+}
+
+/// The folder in which files of a pattern, or folders that lead to them, come and go.
+fn folder(pattern: &Path) -> Option<PathBuf> {
+    let is_plain = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let folder: PathBuf = pattern.parent()?.components().take_while(is_plain).collect();
+    Some(if folder.as_os_str().is_empty() { ".".into() } else { folder })
 }

@@ -3,13 +3,17 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
     path::Path,
     time::SystemTime,
 };
 
 use super::{
     Watch,
+    notices::Id,
     position::{Position, head, head_of_nothing},
 };
 use crate::source::charset::LineEnd;
@@ -139,6 +143,11 @@ impl Open {
 
     fn piece(&self, line: &[u8]) -> Piece {
         Piece { bytes: line[..line.len().min(MAX_LINE)].to_vec(), position: self.position }
+    }
+
+    /// To be watched.
+    pub(super) fn watch(&self) -> (Id, BorrowedFd<'_>) {
+        (self.position.file(), self.file.as_fd())
     }
 
     /// Whether it has become shorter, or another first line.
