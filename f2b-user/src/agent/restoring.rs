@@ -1,0 +1,122 @@
+//! The bans of the agent before, at a start.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use anyhow::Result;
+use tracing::{error, info};
+
+use super::{Agent, SAME_END, SourcePosition};
+use crate::{
+    action::Actions,
+    ban::{KERNEL, Step, Subject, squeeze},
+    log::event,
+    store::{Stored, StoredBan},
+    xdp::BanMap,
+};
+
+/// How many of the bans that are put back are logged one by one.
+const RESTORED_IN_LOG: usize = 10_000;
+
+impl<M: BanMap> Agent<M> {
+    /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
+    /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
+    pub fn restore(&mut self, now: SystemTime) -> Result<()> {
+        let Stored { bans: stored_bans, history, positions } = self.store.take_stored();
+        let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
+        self.positions = positions.into_iter().map(stored).collect();
+        if self.goes_by_history() {
+            self.history = history;
+            // The clock may have been wrong when they were stored.
+            self.history.not_after(now);
+        }
+        let mut in_kernel = BTreeMap::new();
+        let mut in_use = 0;
+        let mut over = Vec::new();
+        for mut ban in self.map.bans(now)? {
+            ban.steps.retain(|step| !step.until.is_over(now));
+            if ban.steps.is_empty() {
+                over.push((ban.subject, ban.steps));
+            } else {
+                in_use |= ban.steps.iter().fold(0, |scopes, step| scopes | step.scopes);
+                in_kernel.insert(ban.subject, ban.steps);
+            }
+        }
+        self.apply(over, now)?;
+        self.number_scopes(in_use);
+        let told = |ban: &&StoredBan| self.actions.of(&ban.owner).is_some();
+        let told: Vec<_> = stored_bans.iter().filter(told).cloned().collect();
+        for ban in stored_bans {
+            // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
+            if let Some(scopes) = self.scopes.get(&*ban.owner) {
+                self.bans.insert(ban.subject, &ban.owner, ban.until, *scopes);
+            }
+        }
+        let mut adopted = 0;
+        // Wider prefixes first: what is in them includes them.
+        for (subject, steps) in &in_kernel {
+            for (n, step) in self.bans.unexplained(*subject, steps, SAME_END).into_iter().enumerate() {
+                let owner = if n == 0 { KERNEL.to_owned() } else { format!("{KERNEL} {}", n + 1) };
+                self.bans.add(*subject, &owner, step.until, step.scopes);
+                adopted += 1;
+            }
+        }
+        let bans = &self.bans;
+        let mut put_back = Vec::new();
+        let missing = bans.subjects().into_iter().filter_map(|subject| {
+            let steps = bans.steps(subject);
+            let held = in_kernel.get(&subject).map(Vec::as_slice).unwrap_or_default();
+            let is_missing = !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS));
+            is_missing.then(|| {
+                put_back.push(subject);
+                (subject, steps)
+            })
+        });
+        let refused = self.map.set_all(missing, now)?;
+        for (subject, error) in &refused {
+            let subject = *subject;
+            self.refused += 1;
+            error!(ip = %subject, "Not restored: {error:#}");
+            // It stays in the store: the next start may have room for it.
+            for owner in self.bans.owners(subject) {
+                self.bans.remove(subject, &owner);
+            }
+        }
+        self.allow_everywhere_ignored();
+        self.tell_of_restored(&put_back, &told);
+        if !self.bans.is_empty() {
+            let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
+            info!(
+                bans,
+                in_kernel,
+                put_back = put_back.len() - refused.len(),
+                unrecorded = adopted,
+                "Bans of the agent before go on"
+            );
+        }
+        Ok(())
+    }
+
+    /// Logs the bans that are put back, as many as anybody would read, and tells the actions of those that go on.
+    fn tell_of_restored(&self, put_back: &[Subject], told: &[StoredBan]) {
+        for subject in put_back.iter().take(RESTORED_IN_LOG) {
+            for owner in self.bans.owners(*subject) {
+                if let Some(until) = self.bans.until_of(*subject, &owner) {
+                    event::restored(&owner, *subject, until);
+                }
+            }
+        }
+        for ban in told.iter().filter(|ban| self.bans.until_of(ban.subject, &ban.owner).is_some()) {
+            self.act(&ban.ticket(), Actions::ban);
+        }
+    }
+}
+
+/// Whether the kernel holds these steps already, but for clock noise.
+fn is_same(held: &[Step], steps: &[Step]) -> bool {
+    held.len() == steps.len()
+        && held.iter().zip(steps).all(|(a, b)| {
+            a.scopes == b.scopes
+                && !a.until.is_later(b.until, SAME_END)
+                && !b.until.is_later(a.until, SAME_END)
+        })
+}
