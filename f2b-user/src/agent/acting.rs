@@ -7,7 +7,7 @@ use tracing::error;
 
 use super::{Agent, SAME_END};
 use crate::{
-    action::{Actions, Info, JailInfo},
+    action::{Actions, End, Info, JailInfo},
     ban::{Change, KERNEL, Step, Subject, Until},
     config::BanTime,
     history::Past,
@@ -30,12 +30,11 @@ impl<M: BanMap> Agent<M> {
         self.actions = actions;
     }
 
-    /// Has the actions of its jail do something about a ban, if it has any.
-    pub(super) fn act(&self, ticket: &Ticket, what: fn(&Actions, Info)) {
-        if let Some(needs) = self.actions.of(&ticket.jail) {
-            let jail =
-                if needs.numbers { self.jail_info(&ticket.jail) } else { self.jail_name(&ticket.jail) };
-            what(&self.actions, Info::of(ticket.clone(), jail));
+    /// Has the actions of a jail do something about a ban, if it has any.
+    pub(super) fn act(&self, jail: &str, ticket: impl FnOnce() -> Ticket, what: impl FnOnce(&Actions, Info)) {
+        if let Some(needs) = self.actions.of(jail) {
+            let jail = if needs.numbers { self.jail_info(jail) } else { self.jail_name(jail) };
+            what(&self.actions, Info::of(ticket(), jail));
         }
     }
 
@@ -88,10 +87,10 @@ impl<M: BanMap> Agent<M> {
             }
             self.store.ban(ticket);
         }
-        self.act(ticket, Actions::ban);
+        self.act(&ticket.jail, || ticket.clone(), Actions::ban);
         if is_increased {
             event::increased(ticket);
-            self.act(ticket, Actions::prolong);
+            self.act(&ticket.jail, || ticket.clone(), Actions::prolong);
         }
         Ok(())
     }
@@ -116,7 +115,7 @@ impl<M: BanMap> Agent<M> {
             started: past.map_or(ticket.time, |past| past.time),
             bancount: past.map_or(1, |past| past.count),
         });
-        self.act(ticket, Actions::prolong);
+        self.act(&ticket.jail, || ticket.clone(), Actions::prolong);
         Ok(())
     }
 
@@ -156,25 +155,43 @@ impl<M: BanMap> Agent<M> {
     }
 
     /// Ends the bans of these owners and subjects.
-    pub(super) fn unban(&mut self, bans: Vec<(String, Subject)>, now: SystemTime) {
+    pub(super) fn unban(&mut self, bans: Vec<(String, Subject)>, end: End, now: SystemTime) {
         // What a subject comes to in the end counts.
         let mut changes = BTreeMap::new();
         for (owner, subject) in &bans {
             changes.extend(self.bans.remove(*subject, owner));
         }
-        self.unbanned(bans, changes, now);
+        self.unbanned(&bans, changes, end, now);
     }
 
     fn unbanned(
         &mut self,
-        bans: Vec<(String, Subject)>,
+        bans: &[(String, Subject)],
         changes: BTreeMap<Subject, Vec<Step>>,
+        end: End,
         now: SystemTime,
     ) {
         self.carry_out(changes, now, "The kernel keeps the ban");
+        if end == End::WithAll {
+            self.flush(bans, now);
+        }
         for (owner, subject) in bans {
-            event::unbanned(&owner, subject);
-            self.act(&self.ticket_at(&owner, subject, now), Actions::unban);
+            event::unbanned(owner, *subject);
+            if end != End::WithAll || self.actions.of(owner).is_some_and(|needs| needs.each_end) {
+                let ticket = || self.ticket_at(owner, *subject, now);
+                self.act(owner, ticket, |actions, info| actions.unban(end, info));
+            }
+        }
+    }
+
+    /// Tells actions that can undo everything at once that these, all bans of their jails, end.
+    fn flush(&self, bans: &[(String, Subject)], now: SystemTime) {
+        let mut by_owner = BTreeMap::<_, Vec<_>>::new();
+        for (owner, subject) in bans.iter().filter(|(owner, _)| self.actions.of(owner).is_some()) {
+            by_owner.entry(owner).or_default().push(*subject);
+        }
+        for (owner, subjects) in by_owner {
+            self.actions.flush(self.jail_info(owner), subjects, now);
         }
     }
 
@@ -207,7 +224,10 @@ impl<M: BanMap> Agent<M> {
             changes.extend(changed);
             ended.push((owner, subject));
         }
-        self.unbanned(ended, changes, now);
+        if !ended.is_empty() {
+            self.store.ended(now);
+        }
+        self.unbanned(&ended, changes, End::Single, now);
     }
 
     /// When the next ban ends.

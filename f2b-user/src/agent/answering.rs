@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::Agent;
 use crate::{
+    action::End,
     ban::Subject,
     config::{LogPath, LogSource},
     control::{Answer, BanInfo, Banned, JailStatus, Refused, Request, Status},
@@ -26,10 +27,10 @@ impl<M: BanMap> Agent<M> {
             Request::JailBans { jail } => self.jail_bans(&jail),
             Request::Ban { jail, addresses } => Ok(self.ban_by_hand(&jail, &addresses, now)),
             Request::Import { bans } => Ok(self.import(bans, now)),
-            Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, now)),
+            Request::Unban { addresses } => Ok(self.unban_by_hand(&addresses, End::Single, now)),
             Request::UnbanAll => {
                 let all = self.bans.subjects();
-                Ok(self.unban_by_hand(&all, now))
+                Ok(self.unban_by_hand(&all, End::WithAll, now))
             }
             Request::Reload => self.reload(now).map(|warnings| Answer::Reloaded { warnings }),
         };
@@ -147,7 +148,7 @@ impl<M: BanMap> Agent<M> {
         ))
     }
 
-    fn unban_by_hand(&mut self, subjects: &[Subject], now: SystemTime) -> Answer {
+    fn unban_by_hand(&mut self, subjects: &[Subject], end: End, now: SystemTime) -> Answer {
         let (mut freed, mut bans) = (Vec::new(), Vec::new());
         for subject in unique(subjects) {
             let owners = self.bans.owners(subject);
@@ -163,7 +164,7 @@ impl<M: BanMap> Agent<M> {
             self.history.remove(owner, *subject);
             self.store.unban(owner, *subject);
         }
-        self.unban(bans, now);
+        self.unban(bans, end, now);
         // Without it, an agent that starts now would count the failures behind these bans anew.
         self.store_positions(now);
         Answer::Unbanned { addresses: freed }

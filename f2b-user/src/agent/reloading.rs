@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Agent;
 use crate::{
+    action::End,
     ban::{KERNEL, Scopes, Subject},
     config::Config,
     history::History,
@@ -43,13 +44,10 @@ impl<M: BanMap> Agent<M> {
         if !self.goes_by_history() {
             self.history = History::default();
         } else if self.history.is_empty() {
-            self.history = self.store.history(now).unwrap_or_else(|error| {
-                error!("It is not known who was banned before: {error:#}");
-                History::default()
-            });
+            self.history = self.past_bans(now);
         }
         let gone = self.owners_without_jail();
-        self.unban(gone, now);
+        self.unban(gone, End::Single, now);
         for name in old.keys() {
             self.actions.remove(name);
         }

@@ -1,33 +1,34 @@
 //! The bans of the agent before, at a start.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, iter::repeat_with, time::SystemTime};
 
 use anyhow::Result;
 use tracing::{error, info};
 
 use super::{Agent, SAME_END, SourcePosition};
 use crate::{
-    action::Actions,
+    action::{Actions, End, Info},
     ban::{KERNEL, Step, Subject, squeeze},
+    history::History,
     log::event,
-    store::{Stored, StoredBan},
+    store::{Evidence, Stored, StoredBan},
     xdp::BanMap,
 };
 
 /// How many of the bans that are put back are logged one by one.
 const RESTORED_IN_LOG: usize = 10_000;
+/// Of how many bans it is read at once what led to them.
+const TOLD_AT_ONCE: usize = 1000;
 
 impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
-        let Stored { bans: stored_bans, history, positions } = self.store.take_stored();
+        let Stored { bans: stored_bans, ended, positions } = self.store.take_stored();
         let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
         self.positions = positions.into_iter().map(stored).collect();
         if self.goes_by_history() {
-            self.history = history;
-            // The clock may have been wrong when they were stored.
-            self.history.not_after(now);
+            self.history = self.past_bans(now);
         }
         let mut in_kernel = BTreeMap::new();
         let mut in_use = 0;
@@ -83,6 +84,7 @@ impl<M: BanMap> Agent<M> {
         }
         self.allow_everywhere_ignored();
         self.tell_of_restored(&put_back, &told);
+        self.tell_of_ended(ended, now);
         if !self.bans.is_empty() {
             let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
@@ -105,9 +107,46 @@ impl<M: BanMap> Agent<M> {
                 }
             }
         }
-        for ban in told.iter().filter(|ban| self.bans.until_of(ban.subject, &ban.owner).is_some()) {
-            self.act(&ban.ticket(), Actions::ban);
+        let holds = |ban: &&StoredBan| self.bans.until_of(ban.subject, &ban.owner).is_some();
+        let told: Vec<_> = told.iter().filter(holds).cloned().collect();
+        self.tell(&told, Actions::ban);
+    }
+
+    /// Tells actions of the bans that have ended while no agent ran, unless a new one has begun.
+    fn tell_of_ended(&self, ended: Vec<StoredBan>, now: SystemTime) {
+        let is_told = |ban: &StoredBan| {
+            self.actions.of(&ban.owner).is_some() && self.bans.until_of(ban.subject, &ban.owner).is_none()
+        };
+        let told: Vec<_> = ended.into_iter().filter(is_told).collect();
+        told.iter().for_each(|ban| event::unbanned(&ban.owner, ban.subject));
+        self.tell(&told, |actions, info| actions.unban(End::Unseen, info));
+        self.store.ended(now);
+    }
+
+    /// Has actions do something about bans of an agent before, with what led to them where they ask for it.
+    fn tell(&self, bans: &[StoredBan], what: impl Fn(&Actions, Info)) {
+        let asks = |ban: &StoredBan| self.actions.of(&ban.owner).is_some_and(|needs| needs.evidence);
+        for bans in bans.chunk_by(|a, b| asks(a) == asks(b)).flat_map(|bans| bans.chunks(TOLD_AT_ONCE)) {
+            let known = if asks(&bans[0]) { self.store.evidence(bans) } else { Ok(Vec::new()) };
+            let known = known.unwrap_or_else(|error| {
+                error!("It is not known what led to earlier bans: {error:#}");
+                Vec::new()
+            });
+            for (ban, evidence) in bans.iter().zip(known.into_iter().chain(repeat_with(Evidence::default))) {
+                self.act(&ban.owner, || ban.ticket(evidence), &what);
+            }
         }
+    }
+
+    /// Who was banned before. Waits for the disk.
+    pub(super) fn past_bans(&self, now: SystemTime) -> History {
+        let mut history = self.store.history().unwrap_or_else(|error| {
+            error!("It is not known who was banned before: {error:#}");
+            History::default()
+        });
+        // The clock may have been wrong when they were stored.
+        history.not_after(now);
+        history
     }
 }
 
