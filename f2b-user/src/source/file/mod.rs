@@ -8,16 +8,19 @@
 //! - [`open`]: one open file
 //! - [`notices`]: which files have changed
 //! - [`position`]: up to where it was read
+//! - [`rotated`]: the files that a path led to before
 //! - [`order`]: the lines of several files, the oldest first
 
 mod notices;
 mod open;
 mod order;
 mod position;
+mod rotated;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
@@ -28,7 +31,7 @@ use tracing::{info, warn};
 
 pub use self::position::position;
 use self::{
-    notices::{News, Notices},
+    notices::{Id, News, Notices},
     open::{CHUNK, Open, Piece, Start},
     order::Queue,
 };
@@ -151,8 +154,10 @@ struct Worker {
 struct Log {
     /// The watches that want its lines, by number.
     takers: Vec<usize>,
-    /// The file that the path led to when it was looked the last time.
+    /// The one that is read: the file that the path led to when it was looked the last time, if nothing is behind it.
     open: Open,
+    /// Those that are read after it.
+    behind: VecDeque<Open>,
     looked: Instant,
     /// Since when the path has led nowhere.
     gone: Option<Instant>,
@@ -165,26 +170,45 @@ struct Log {
 }
 
 impl Log {
-    fn new(taker: usize, open: Open) -> Self {
-        let looked = Instant::now();
-        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false, is_live: false }
+    /// `opens` are read one after the other. `None`: there are none.
+    fn new(taker: usize, mut opens: VecDeque<Open>) -> Option<Self> {
+        Some(Self {
+            takers: vec![taker],
+            open: opens.pop_front()?,
+            behind: opens,
+            looked: Instant::now(),
+            gone: None,
+            old: None,
+            is_failing: false,
+            is_live: false,
+        })
     }
 
     fn opens(&self) -> impl Iterator<Item = &Open> {
-        [&self.open].into_iter().chain(self.old.iter().map(|(old, _)| old))
+        [&self.open].into_iter().chain(&self.behind).chain(self.old.iter().map(|(old, _)| old))
+    }
+
+    fn follows(&self, file: Id) -> bool {
+        self.opens().any(|open| open.position.file() == file)
     }
 
     /// The next lines, and on what occasion they are read.
     fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Piece>, Reading)> {
+        let reading = |is_replay, is_live| match (is_replay, is_live) {
+            (true, _) => Reading::Again,
+            (false, false) => Reading::Late,
+            (false, true) => Reading::Live,
+        };
         match self.open.read(buffer) {
             Ok(Some((lines, is_replay))) => {
                 self.is_failing = false;
-                let reading = match (is_replay, self.is_live) {
-                    (true, _) => Reading::Again,
-                    (false, false) => Reading::Late,
-                    (false, true) => Reading::Live,
-                };
-                return Some((lines, reading));
+                return Some((lines, reading(is_replay, self.is_live)));
+            }
+            Ok(None) if !self.behind.is_empty() => {
+                let reading = reading(self.open.is_replayed(), self.is_live);
+                let last = self.open.last_line();
+                self.open = self.behind.pop_front()?;
+                return Some((last.into_iter().collect(), reading));
             }
             Ok(None) => {
                 self.is_failing = false;
@@ -214,8 +238,9 @@ impl Log {
         lines.map(|lines| (lines.into_iter().map(piece).collect(), Reading::Live))
     }
 
-    /// Looks whether the path still leads to the same file; whether it does not.
-    fn look(&mut self, path: &Path) -> bool {
+    /// Looks whether the path still leads to the same file; whether it does not. `is_followed`: whether a file is followed
+    /// by another path.
+    fn look(&mut self, path: &Path, is_followed: impl Fn(Id) -> bool) -> bool {
         self.looked = Instant::now();
         let Ok(data) = fs::metadata(path) else {
             // Whoever writes may still write to the file that is open.
@@ -229,13 +254,15 @@ impl Log {
             self.open.restart();
             return true;
         }
-        if is_same {
+        if is_same || !self.behind.is_empty() {
             return false;
         }
         // If it cannot be opened, it is looked again.
-        let Ok(next) = Open::at_begin(path, self.open.line_end) else { return false };
+        let Ok(mut opens) = self.open.next(path, is_followed) else { return false };
+        let Some(next) = opens.pop_front() else { return false };
         info!("{} was rotated", path.display());
         self.old = Some((std::mem::replace(&mut self.open, next), self.looked));
+        self.behind = opens;
         true
     }
 }
@@ -247,7 +274,7 @@ impl Worker {
     }
 
     fn follow(&mut self) -> Result<(), Stopped> {
-        self.search(true);
+        self.search(true)?;
         self.catch_up()?;
         let (mut searched, mut last_line) = (Instant::now(), Instant::now());
         let (mut news, mut is_first) = (News::of_everything(), true);
@@ -270,7 +297,7 @@ impl Worker {
             }
             let search_every = |news: &News| if news.in_folders { SEARCH_AGAIN } else { SEARCH_EVERY };
             if searched.elapsed() >= search_every(&news) {
-                self.search(false);
+                self.search(false)?;
                 self.notices.retry();
                 (searched, news.in_folders) = (Instant::now(), false);
                 continue;
@@ -290,7 +317,7 @@ impl Worker {
 
     /// Looks for files that were not there before. Those that are there at the start are read from where the find window
     /// begins, those that come later from their begin.
-    fn search(&mut self, at_start: bool) {
+    fn search(&mut self, at_start: bool) -> Result<(), Stopped> {
         self.logs.retain(|_, log| log.gone.is_none_or(|since| since.elapsed() < FORGET_AFTER));
         for (number, watch) in self.watches.iter().enumerate() {
             let mut found = 0;
@@ -304,14 +331,27 @@ impl Worker {
                         continue;
                     }
                     let stored = self.positions.remove(&source(&path)).and_then(|text| text.parse().ok());
-                    let start = match stored {
-                        Some(position) => Start::Stored(position, self.replay && at_start),
-                        None if !at_start => Start::Begin,
-                        None if pattern.from == "tail" => Start::End,
-                        None => Start::Since(self.since),
+                    let opens = match stored {
+                        Some(position) => {
+                            let since = (self.replay && at_start).then_some(self.since);
+                            let named: Vec<_> = watch.paths.iter().flat_map(LogPath::files).collect();
+                            Open::stored(&path, position, since, watch, |file| {
+                                named.iter().any(|named| named == file)
+                            })
+                        }
+                        None => {
+                            let start = match () {
+                                // It is read by the name that it had.
+                                () if self.is_followed(&path) => Start::End,
+                                () if !at_start => Start::Begin,
+                                () if pattern.from == "tail" => Start::End,
+                                () => Start::Since(self.since),
+                            };
+                            Open::new(&path, start, watch).map(|open| [open].into())
+                        }
                     };
-                    let open = match Open::new(&path, start, watch) {
-                        Ok(open) => open,
+                    let log = match opens {
+                        Ok(opens) => Log::new(number, opens),
                         Err(error) => {
                             if self.unreadable.insert(path.clone()) {
                                 let file = path.display();
@@ -321,8 +361,18 @@ impl Worker {
                         }
                     };
                     self.unreadable.remove(&path);
-                    info!(jail = watch.jail, offset = open.position.offset, "Following {}", path.display());
-                    self.logs.insert(path, Log::new(number, open));
+                    let Some(log) = log else { continue };
+                    info!(
+                        jail = watch.jail,
+                        offset = log.open.position.offset,
+                        "Following {}",
+                        path.display()
+                    );
+                    let is_begun = log.open.position.offset > 0 && !log.open.is_replayed();
+                    self.logs.insert(path.clone(), log);
+                    if is_begun {
+                        self.hand_over(&path, &[], Reading::Late)?;
+                    }
                 }
             }
             if found == 0 && at_start {
@@ -340,6 +390,7 @@ impl Worker {
         let found =
             self.logs.keys().cloned().chain(linked).filter_map(|path| Some(path.parent()?.to_owned()));
         self.folders = wanted.chain(found).collect::<BTreeSet<_>>().into_iter().collect();
+        Ok(())
     }
 
     /// Reads what was written to one file since the last time, and looks whether it is still the same, at the latest
@@ -350,11 +401,29 @@ impl Worker {
             self.hand_over(path, &lines, reading)?;
             return Ok(true);
         }
-        Ok((looks || log.looked.elapsed() > LOOK_EVERY) && log.look(path))
+        if looks || log.looked.elapsed() > LOOK_EVERY { self.look(path) } else { Ok(false) }
     }
 
+    fn look(&mut self, path: &Path) -> Result<bool, Stopped> {
+        let Some(mut log) = self.logs.remove(path) else { return Ok(false) };
+        let has_moved = log.look(path, |file| self.logs.values().any(|other| other.follows(file)));
+        let is_begun = log.open.position.offset > 0;
+        self.logs.insert(path.to_owned(), log);
+        if has_moved && is_begun {
+            self.hand_over(path, &[], Reading::Late)?;
+        }
+        Ok(has_moved)
+    }
+
+    /// Whether the file that a path leads to is followed by another path, or was until it was renamed.
+    fn is_followed(&self, path: &Path) -> bool {
+        let file = fs::metadata(path).map(|data| (data.dev(), data.ino()));
+        file.is_ok_and(|file| self.logs.values().any(|log| log.follows(file)))
+    }
+
+    /// Hands lines over, or without any the position alone: nobody is to read anew what is before it.
     fn hand_over(&self, path: &Path, lines: &[Piece], reading: Reading) -> Result<(), Stopped> {
-        let (Some(log), Some(last)) = (self.logs.get(path), lines.last()) else { return Ok(()) };
+        let Some(log) = self.logs.get(path) else { return Ok(()) };
         let takers = || log.takers.iter().map(|taker| &self.watches[*taker]);
         let line = |watch: &Watch, bytes| Line {
             jail: watch.jail.clone(),
@@ -362,7 +431,7 @@ impl Worker {
             text: watch.charset.decode(bytes).trim_end_matches(['\r', '\n']).to_owned(),
         };
         let all = lines.iter().flat_map(|piece| takers().map(move |watch| line(watch, &piece.bytes)));
-        let position = last.position.to_string();
+        let position = lines.last().map_or(log.open.position, |last| last.position).to_string();
         let batch = Batch { lines: all.collect(), source: source(path), position, reading };
         self.lines.blocking_send(batch).map_err(|_closed| Stopped)
     }
@@ -379,7 +448,7 @@ impl Worker {
         loop {
             let mut has_read = false;
             for (path, queue) in queues.iter_mut().filter(|(_, queue)| queue.wants_more()) {
-                self.fill(path, queue, room);
+                self.fill(path, queue, room)?;
                 has_read = true;
             }
             if has_read {
@@ -395,18 +464,24 @@ impl Worker {
         }
     }
 
-    fn fill(&mut self, path: &Path, queue: &mut Queue, room: usize) {
-        let Some(log) = self.logs.get_mut(path) else { return queue.end() };
+    /// Reads some more of a file of which all is handed over that was read.
+    fn fill(&mut self, path: &Path, queue: &mut Queue, room: usize) -> Result<(), Stopped> {
+        let Some(log) = self.logs.get_mut(path) else {
+            queue.end();
+            return Ok(());
+        };
         match log.read(path, &mut self.buffer[..room]) {
+            Some((lines, reading)) if lines.is_empty() => self.hand_over(path, &lines, reading)?,
             Some((lines, reading)) => {
                 // Jails that read one file agree on its dates.
                 let watch = &self.watches[log.takers[0]];
                 let now = SystemTime::now();
                 queue.add(lines, reading, |bytes| watch.time_of(bytes, now));
             }
-            None if log.look(path) => {}
+            None if self.look(path)? => {}
             None => queue.end(),
         }
+        Ok(())
     }
 }
 
