@@ -1,6 +1,9 @@
 //! The bans of the agent before, at a start.
 
-use std::{collections::BTreeMap, iter::repeat_with, time::SystemTime};
+use std::{
+    iter::repeat_with,
+    time::{Instant, SystemTime},
+};
 
 use anyhow::Result;
 use tracing::{error, info};
@@ -24,34 +27,40 @@ impl<M: BanMap> Agent<M> {
     /// Brings ban set, store and kernel map together after a start. A ban that any of them still holds is held; one
     /// that the map lost (a reboot) is put back, one that only the map has (the store failed) is adopted.
     pub fn restore(&mut self, now: SystemTime) -> Result<()> {
+        // With a million bans it takes seconds. The kernel's clock is read when it is written to and read from, so that
+        // ends that are told by the clock as it was would be late by these.
+        let begun = Instant::now();
+        let at = || now + begun.elapsed();
         let Stored { bans: stored_bans, ended, positions } = self.store.take_stored();
         let stored = |(source, text)| (source, SourcePosition { text, is_stored: true });
         self.positions = positions.into_iter().map(stored).collect();
         if self.goes_by_history() {
             self.history = self.past_bans(now);
         }
-        let mut in_kernel = BTreeMap::new();
+        let mut in_kernel = Vec::new();
         let mut in_use = 0;
         let mut over = Vec::new();
-        for mut ban in self.map.bans(now)? {
+        for mut ban in self.map.bans(at())? {
             ban.steps.retain(|step| !step.until.is_over(now));
             if ban.steps.is_empty() {
                 over.push((ban.subject, ban.steps));
             } else {
                 in_use |= ban.steps.iter().fold(0, |scopes, step| scopes | step.scopes);
-                in_kernel.insert(ban.subject, ban.steps);
+                in_kernel.push((ban.subject, ban.steps));
             }
         }
-        self.apply(over, now)?;
+        in_kernel.sort_unstable_by_key(|(subject, _)| *subject);
+        self.apply(over, at())?;
         self.number_scopes(in_use);
         let told = |ban: &&StoredBan| self.actions.of(&ban.owner).is_some();
         let told: Vec<_> = stored_bans.iter().filter(told).cloned().collect();
-        for ban in stored_bans {
-            // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
-            if let Some(scopes) = self.scopes.get(&*ban.owner) {
-                self.bans.insert(ban.subject, &ban.owner, ban.until, *scopes);
-            }
-        }
+        // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.
+        let known = stored_bans.iter().filter_map(|ban| {
+            let scopes = self.scopes.get(&*ban.owner)?;
+            Some((ban.subject, &*ban.owner, ban.until, *scopes))
+        });
+        self.bans.insert_all(known);
+        drop(stored_bans);
         let mut adopted = 0;
         // Wider prefixes first: what is in them includes them.
         for (subject, steps) in &in_kernel {
@@ -62,17 +71,20 @@ impl<M: BanMap> Agent<M> {
             }
         }
         let bans = &self.bans;
-        let mut put_back = Vec::new();
+        let (mut put_back, mut held) = (Vec::new(), in_kernel.iter().peekable());
         let missing = bans.subjects().into_iter().filter_map(|subject| {
             let steps = bans.steps(subject);
-            let held = in_kernel.get(&subject).map(Vec::as_slice).unwrap_or_default();
+            // Both are in order. What a prefix bans anyway, the kernel may have besides.
+            while held.next_if(|(held, _)| *held < subject).is_some() {}
+            let held = held.next_if(|(held, _)| *held == subject).map(|(_, steps)| steps.as_slice());
+            let held = held.unwrap_or_default();
             let is_missing = !is_same(held, &squeeze(steps.clone(), f2b_ebpf::SLOTS));
             is_missing.then(|| {
                 put_back.push(subject);
                 (subject, steps)
             })
         });
-        let refused = self.map.set_all(missing, now)?;
+        let refused = self.map.set_all(missing, at())?;
         for (subject, error) in &refused {
             let subject = *subject;
             self.refused += 1;
