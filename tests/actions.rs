@@ -139,19 +139,89 @@ fn a_restart_repeats_bans_only_to_actions_that_want_it() {
     let mut agent = Agent::start(&lab, &config);
     wait_until(PATIENCE, "the ban is repeated", || recorded.lines().len() == 6);
     let restored = recorded.lines().pop().expect("six lines");
-    assert!(
-        restored.starts_with(&format!("ban {ip} inet4 ")) && restored.contains(" 3600 1 service"),
-        "{restored}"
-    );
+    assert_eq!(restored, format!("ban {ip} inet4 1 3600 1 service root"), "with what led to it");
     // Its end is news for both.
     f2b_ok(&lab, &["unban", &ip.to_string()]);
     wait_until(PATIENCE, "both are told of the end", || recorded.lines().len() == 8);
     let lines = recorded.lines();
     assert_eq!(lines[3..5], ["stop service", "start service"]);
-    assert_eq!(lines[7], format!("mail unban {ip}"));
+    assert_eq!(lines[6..], [format!("unban {ip} 1"), format!("mail unban {ip}")]);
     assert_eq!(lines.iter().filter(|line| **line == mailed).count(), 1, "no mail twice: {lines:#?}");
     agent.process.signal(Signal::SIGTERM);
     agent.process.wait(PATIENCE);
+}
+
+#[test]
+fn what_ended_while_no_agent_ran_is_undone_at_the_next_start() {
+    let lab = Lab::network_only();
+    let recorded = Recorded::new(
+        &lab,
+        "[Definition]\nactionban = echo \"ban <ip>\" >> FILE\nactionunban = echo \"unban <ip> <F-USER> <matches>\" >> FILE\n",
+    );
+    for (name, options) in [("mailer", "norestored = 1"), ("set", "actionflush = echo flush >> FILE")] {
+        let commands =
+            format!("actionban = echo {name} ban >> FILE\nactionunban = echo {name} unban >> FILE");
+        recorded.action(name, &format!("[Definition]\n{options}\n{commands}\n"));
+    }
+    let config = jail(&lab, "bantime = 4s\naction = recorder\n  mailer\n  set");
+    let mut agent = Agent::start(&lab, &config);
+    let (ended, seen) = (attacker_v4(7), attacker_v4(8));
+    fail(&lab, seen, "seen");
+    wait_until(PATIENCE, "an end that an agent sees", || recorded.lines().len() == 6);
+    fail(&lab, ended, "a b; reboot");
+    let banned = Instant::now();
+    wait_until(PATIENCE, "the ban is told", || recorded.lines().len() == 9);
+    agent.process.signal(Signal::SIGTERM);
+    agent.process.wait(PATIENCE);
+    let before = recorded.lines();
+    assert_eq!(before.last().map(String::as_str), Some("flush"));
+    std::thread::sleep(Duration::from_secs(5).saturating_sub(banned.elapsed()));
+    for _ in 0..2 {
+        let mut agent = Agent::start(&lab, &config);
+        wait_until(PATIENCE, "the end is told", || recorded.lines().len() > before.len());
+        agent.process.signal(Signal::SIGTERM);
+        agent.process.wait(PATIENCE);
+        let told = &recorded.lines()[before.len()..];
+        let start = format!("unban {ended} a b; reboot ");
+        assert!(
+            told.len() == 1
+                && told[0].starts_with(&start)
+                && told[0]
+                    .ends_with("failed {ended} a b; reboot".replace("{ended}", &ended.to_string()).as_str()),
+            "once, and only to the one that keeps its bans: {told:#?}"
+        );
+    }
+}
+
+#[test]
+fn all_bans_end_at_once_for_an_action_that_can_flush() {
+    let lab = Lab::network_only();
+    let recorded = Recorded::new(
+        &lab,
+        "[Definition]\nactionban = echo \"ban <ip>\" >> FILE\nactionunban = echo \"unban <ip>\" >> FILE\nactionflush = echo flush >> FILE\n",
+    );
+    recorded.action(
+        "other",
+        "[Definition]\nactionban = true\nactionunban = echo \"other unban <ip> <F-USER>\" >> FILE.other\n",
+    );
+    let agent = Agent::start(&lab, &jail(&lab, "bantime = 1h\naction = recorder\n  other"));
+    let all = [attacker_v4(7), attacker_v4(8), attacker_v6(7)];
+    all.iter().for_each(|attacker| fail(&lab, *attacker, "root"));
+    wait_until(PATIENCE, "all are banned", || recorded.lines().len() == all.len());
+    f2b_ok(&lab, &["unban", "--all"]);
+    let file = recorded.file().with_extension("other");
+    let others = || fs::read_to_string(&file).unwrap_or_default();
+    wait_until(PATIENCE, "the one that cannot flush is told of each", || {
+        others().lines().count() == all.len()
+    });
+    for attacker in all {
+        assert!(others().contains(&format!("other unban {attacker} root\n")), "{}", others());
+        assert!(agent.ban_of(attacker).is_none());
+    }
+    fail(&lab, all[0], "root");
+    wait_until(PATIENCE, "the next ban is one", || recorded.lines().len() == all.len() + 2);
+    let lines = recorded.lines();
+    assert_eq!(lines[all.len()..], ["flush".to_owned(), format!("ban {}", all[0])]);
 }
 
 #[test]

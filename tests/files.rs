@@ -156,6 +156,83 @@ fn after_a_restart_the_find_window_is_as_it_was() {
     assert_eq!(agent.jail("sshd")["total_failed"], 1, "two were counted by the agent before");
 }
 
+#[test]
+fn what_was_rotated_twice_while_nobody_read_counts_once_and_in_order() {
+    let lab = Lab::network_only();
+    let mut log = Log::new(&lab);
+    let config = jail(&log, "auto");
+    let rotate = |log: &Log| {
+        let second = log.path.with_extension("log.2");
+        if log.rotated().exists() {
+            fs::rename(log.rotated(), second).expect("the lab's directory is writable");
+        }
+        fs::rename(&log.path, log.rotated()).expect("the lab's directory is writable");
+    };
+    let (unread, before, earlier) = (attacker_v6(7), attacker_v4(8), attacker_v4(9));
+    log.fail(before, 2);
+    log.fail(earlier, 2);
+    let mut agent = Agent::start(&lab, &config);
+    wait_until(PATIENCE, "four failures are counted", || agent.jail("sshd")["total_failed"] == 4);
+    // The position is stored once a second.
+    sleep(Duration::from_millis(1500));
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+    for _ in 0..2 {
+        log.fail(unread, 1);
+        // A file's time of writing is as fine as the kernel's coarse clock.
+        sleep(Duration::from_millis(20));
+        rotate(&log);
+    }
+    log.fail(before, 1);
+    log.fail(unread, 1);
+    let mut agent = Agent::start(&lab, &config);
+    agent.wait_for_ban(unread);
+    agent.wait_for_ban(before);
+    assert_eq!(agent.jail("sshd")["total_failed"], 4, "{}", agent.process.log());
+    sleep(Duration::from_millis(1500));
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+    // Now the whole find window but for the last lines is in files that were rotated.
+    let agent = Agent::start(&lab, &config);
+    log.fail(earlier, 1);
+    agent.wait_for_ban(earlier);
+    assert_eq!(agent.jail("sshd")["total_failed"], 1, "{}", agent.process.log());
+}
+
+#[test]
+fn a_pattern_that_finds_rotated_files_too_counts_nothing_twice() {
+    let lab = Lab::network_only();
+    let mut log = Log::new(&lab);
+    let config = format!("[sshd]\nmaxretry = 9\nbackend = auto\nlogpath = {}*\n", log.path.display());
+    log.fail(attacker_v4(7), 1);
+    let mut agent = Agent::start(&lab, &config);
+    let counted = |agent: &Agent<'_>, failures: u64| {
+        wait_until(PATIENCE, &format!("{failures} failures are counted"), || {
+            agent.jail("sshd")["total_failed"].as_u64() >= Some(failures)
+        });
+        sleep(Duration::from_millis(1500));
+        assert_eq!(agent.jail("sshd")["total_failed"], failures, "{}", agent.process.log());
+    };
+    counted(&agent, 1);
+    for number in [2, 1] {
+        let second = log.path.with_extension("log.2");
+        if number == 1 {
+            fs::rename(log.rotated(), second).expect("the lab's directory is writable");
+        }
+        fs::rename(&log.path, log.rotated()).expect("the lab's directory is writable");
+        log.fail(attacker_v4(7), 1);
+        counted(&agent, log.failures);
+    }
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(PATIENCE);
+    log.fail(attacker_v4(7), 1);
+    fs::rename(log.rotated(), log.path.with_extension("log.3")).expect("the lab's directory is writable");
+    fs::rename(&log.path, log.rotated()).expect("the lab's directory is writable");
+    log.fail(attacker_v4(7), 1);
+    let agent = Agent::start(&lab, &config);
+    counted(&agent, 2);
+}
+
 /// A failure that happened some seconds ago.
 fn line_ago(attacker: IpAddr, seconds: i64) -> String {
     let then = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds);

@@ -10,7 +10,10 @@ use indexmap::IndexMap;
 use regex::{Captures, Regex};
 
 use super::{host, info::Info};
-use crate::config::action::{SPECIAL, TAG};
+use crate::{
+    config::action::{SPECIAL, TAG},
+    filter::group_of_tag,
+};
 
 /// What `/bin/sh -c` is given.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,13 +38,8 @@ pub fn fill(command: &str, info: &Info) -> Script {
     });
     if text.contains('<') {
         let filled = FIELD.replace_all(&text, |tag: &Captures<'_>| {
-            let name = tag[1].to_lowercase();
-            let name = match name.as_str() {
-                "id" => "fid",
-                "port" => "fport",
-                name => name,
-            };
-            info.field(name)
+            let name = group_of_tag(&tag[1]);
+            info.field(&name)
                 .map_or_else(String::new, |value| safe(&format!("F_{name}"), value, &mut variables))
         });
         text = Cow::Owned(filled.into_owned());
@@ -55,6 +53,16 @@ pub fn fill(command: &str, info: &Info) -> Script {
     };
     let assignments: String = variables.keys().enumerate().map(assign).collect();
     Script { text: format!("{assignments}\n{text}"), arguments: variables.into_values().collect() }
+}
+
+/// A text for a ban that no shell reads: the values stand in it as they are.
+pub fn fill_plain(text: &str, info: &Info) -> String {
+    let fill = |tag: &Captures<'_>| {
+        let field = || info.field(&group_of_tag(tag[1].strip_prefix("F-")?));
+        let value = info.value(&tag[1]).or_else(field).map(Cow::into_owned);
+        value.or_else(|| own(&tag[1])).unwrap_or_else(|| tag[0].to_owned())
+    };
+    TAG.replace_all(text, fill).into_owned()
 }
 
 /// A value as it may stand in the script: itself, or a variable.
@@ -116,6 +124,10 @@ mod tests {
         let expected = "f2bV_matches=$0 f2bV_F_user=$1 f2bV_F_fid=$2 \nmail \"$f2bV_matches\" $f2bV_F_user $f2bV_F_fid $f2bV_matches";
         assert_eq!(script.text, expected);
         assert_eq!(script.arguments, ["a; reboot\nb", "$(id)", "x'y"]);
+        assert_eq!(
+            fill_plain("<ip>|<F-USER>|<F-ID>|<F-NONE>|<x>", &info),
+            "192.0.2.7|$(id)|x'y|<F-NONE>|<x>"
+        );
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn full() -> String {
 }
 
 /// `info`, with the names that `command` has tags for.
-pub(super) async fn look_up<'a>(command: &str, info: &'a Info) -> Cow<'a, Info> {
+pub async fn look_up<'a>(command: &str, info: &'a Info) -> Cow<'a, Info> {
     if OWN.get().is_none() && command.contains(FULL_NAME) {
         // The resolver may hang; the short name is a name, too.
         if let Ok(Ok(full)) = timeout(PATIENCE, spawn_blocking(full)).await {

@@ -43,6 +43,13 @@ pub struct JailInfo {
     pub found_total: u64,
 }
 
+impl JailInfo {
+    /// How long its bans last.
+    pub fn length(&self) -> Length {
+        self.bantime.map_or(Length::Forever, |bantime| Length::For(bantime.as_secs_f64()))
+    }
+}
+
 impl Info {
     /// Of a ban.
     pub fn of(ticket: Ticket, jail: JailInfo) -> Self {

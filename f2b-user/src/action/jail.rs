@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     ban::Subject,
-    config::{ActionKind, ActionSettings, Family, Operation},
+    config::{ActionKind, ActionSettings, CommandSettings, Family, Operation, action::TAG},
     log::event,
     ticket::Ticket,
 };
@@ -46,7 +46,20 @@ enum Kind {
 pub(super) enum Wish {
     Ban,
     Prolong,
-    Unban,
+    Unban(End),
+}
+
+/// How a ban ends, which decides what actions that undo all of their bans at once (`actionflush`) make of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// By itself, or by hand.
+    Single,
+    /// With all others of its jail: those actions are told once for all.
+    WithAll,
+    /// So, too, but something was still to be done for it when those actions were told.
+    BehindAll,
+    /// While no agent ran: those actions have undone everything when the agent before stopped.
+    Unseen,
 }
 
 impl Action {
@@ -69,9 +82,9 @@ impl Action {
         Arc::clone(&self.gate).read_owned().await
     }
 
-    /// Waits until nothing that was asked of it is left.
-    pub(super) async fn until_unused(&self) {
-        drop(self.gate.write().await);
+    /// Waits until nothing that was asked of it is left, and has what is asked meanwhile wait.
+    pub(super) async fn alone(&self) -> OwnedRwLockWriteGuard<()> {
+        Arc::clone(&self.gate).write_owned().await
     }
 
     /// Whether it can go on with other settings, and has done so; with whether they are others.
@@ -106,6 +119,11 @@ impl Action {
         }
     }
 
+    /// Whether it can undo all at once.
+    pub(super) fn can_flush(&self) -> bool {
+        matches!(&self.kind, Kind::Command(action) if action.can_flush())
+    }
+
     /// Undoes all at once, if it can.
     pub(super) async fn flush(&self, info: &Info) -> bool {
         let Kind::Command(action) = &self.kind else { return false };
@@ -131,18 +149,26 @@ impl Action {
         let is_restored = info.ticket.as_ref().is_some_and(|ticket| ticket.restored);
         let result = match &self.kind {
             Kind::Command(action) => match wish {
+                Wish::Unban(end) if action.can_flush() != (end == End::BehindAll) && end != End::Single => {
+                    return;
+                }
+                Wish::Unban(End::Unseen) if self.norestored.get() => return,
+                Wish::Unban(End::Unseen) => {
+                    action.adopt(info.family);
+                    action.unban(info).await
+                }
                 Wish::Ban | Wish::Prolong if is_restored && self.norestored.get() => {
                     action.adopt(info.family);
                     return;
                 }
                 Wish::Ban => action.ban(info, false).await,
                 Wish::Prolong => action.prolong(info).await,
-                Wish::Unban => action.unban(info).await,
+                Wish::Unban(_) => action.unban(info).await,
             },
             Kind::Smtp(action) if wish == Wish::Ban && !is_restored => action.ban(info).await,
             Kind::Smtp(_) => return,
         };
-        let what = if wish == Wish::Unban { "unban" } else { "ban" };
+        let what = if matches!(wish, Wish::Unban(_)) { "unban" } else { "ban" };
         self.report(what, info, result);
     }
 
@@ -193,21 +219,39 @@ const KNOWN_AT_THE_END: [&str; 14] = [
     "restored",
 ];
 
+/// Tags that the store's record of a ban knows besides, without what led to the ban.
+const KNOWN_OF_RESTORED: [&str; 3] = ["time", "bantime", "bancount"];
+
 /// Whether a command tells more of a ban than its end knows by itself.
 pub(super) fn needs_ticket(settings: &[ActionSettings]) -> bool {
-    let mut commands = settings.iter().filter_map(|action| match &action.kind {
-        ActionKind::Command(settings) => Some(settings),
-        ActionKind::Smtp(_) => None,
-    });
-    commands.any(|settings| {
+    commands(settings).any(|settings| {
         let mut texts = settings.texts().filter(|(operation, _)| *operation == Operation::Unban);
         // A repaired action has its bans repeated.
-        settings.has(Operation::Check)
-            || texts.any(|(_, text)| {
-                let mut tags = crate::config::action::TAG.captures_iter(text);
-                tags.any(|tag| !KNOWN_AT_THE_END.contains(&&tag[1]))
-            })
+        settings.has(Operation::Check) || texts.any(|(_, text)| tells_beyond(text, &[]))
     })
+}
+
+/// Whether a command tells what led to a ban.
+pub(super) fn needs_evidence(settings: &[ActionSettings]) -> bool {
+    commands(settings)
+        .any(|settings| settings.texts().any(|(_, text)| tells_beyond(text, &KNOWN_OF_RESTORED)))
+}
+
+/// Whether an action must be told of each end when all bans of the jail end.
+pub(super) fn needs_each_end(settings: &[ActionSettings]) -> bool {
+    commands(settings).any(|settings| !settings.has(Operation::Flush))
+}
+
+fn commands(settings: &[ActionSettings]) -> impl Iterator<Item = &CommandSettings> {
+    settings.iter().filter_map(|action| match &action.kind {
+        ActionKind::Command(settings) => Some(settings),
+        ActionKind::Smtp(_) => None,
+    })
+}
+
+fn tells_beyond(text: &str, known: &[&str]) -> bool {
+    let mut tags = TAG.captures_iter(text);
+    tags.any(|tag| !KNOWN_AT_THE_END.contains(&&tag[1]) && !known.contains(&&tag[1]))
 }
 
 /// The actions of a jail, and the bans they were told of.
@@ -260,7 +304,12 @@ impl JailActions {
             Wish::Ban | Wish::Prolong => {
                 tickets.insert(ticket.subject, ticket.clone());
             }
-            Wish::Unban => {
+            Wish::Unban(End::BehindAll) => {
+                if let Some(kept) = tickets.get(&ticket.subject) {
+                    ticket.clone_from(kept);
+                }
+            }
+            Wish::Unban(_) => {
                 if let Some(kept) = tickets.remove(&ticket.subject) {
                     *ticket = kept;
                 }

@@ -13,7 +13,8 @@
 //! what an action has begun is ended: `actionflush` where there is one, then `actionstop`. The next agent starts the
 //! actions and repeats its bans to them (`<restored>` is 1), but for those that say `norestored`, as mails do. So a restart
 //! costs each jail at most two commands at its end, and no mail for each ban (fail2ban unbans each address, then bans it
-//! again).
+//! again). Of a ban that ended while no agent ran, actions are told when the next one starts: a firewall elsewhere would
+//! keep it for ever. Not those with `actionflush`, which kept nothing, nor those that say `norestored`.
 
 mod command;
 mod fill;
@@ -26,8 +27,10 @@ mod smtp;
 
 pub use self::{
     command::CommandAction,
-    fill::{Script, fill},
+    fill::{Script, fill, fill_plain},
+    host::look_up,
     info::{Info, JailInfo},
+    jail::End,
     queue::{Actions, Merge},
     shell::{Execute, Shell},
 };

@@ -14,7 +14,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -29,7 +29,7 @@ use tracing::{error, warn};
 
 use super::{
     info::{Info, JailInfo},
-    jail::{Action, JailActions, Wish, needs_ticket},
+    jail::{Action, End, JailActions, Wish, needs_each_end, needs_evidence, needs_ticket},
 };
 use crate::{
     ban::Subject,
@@ -61,6 +61,8 @@ enum Job {
     Jail { info: JailInfo, settings: Vec<ActionSettings>, bans: Vec<Ticket> },
     /// A jail is gone; its bans were ended before.
     Remove { jail: String },
+    /// All bans of a jail end.
+    Flush { info: JailInfo, bans: Vec<Subject>, now: SystemTime },
     /// Something happens to a ban.
     Ban { wish: Wish, info: Box<Info>, size: usize },
     /// The agent stops.
@@ -102,11 +104,16 @@ pub struct Needs {
     pub in_all_jails: bool,
     /// The same for the jail's own.
     pub in_this_jail: bool,
+    /// Lines, failures and fields of a ban that is an earlier agent's.
+    pub evidence: bool,
+    /// Each end of a ban, also when all bans of the jail end.
+    pub each_end: bool,
 }
 
 impl Needs {
     fn of(settings: &[ActionSettings]) -> Self {
-        let mut needs = Self::default();
+        let (evidence, each_end) = (needs_evidence(settings), needs_each_end(settings));
+        let mut needs = Self { evidence, each_end, ..Self::default() };
         for action in settings {
             let texts: Vec<&str> = match &action.kind {
                 ActionKind::Command(settings) => settings.texts().map(|(_, text)| text).collect(),
@@ -193,13 +200,19 @@ impl Actions {
     }
 
     /// Tells of the end of a ban.
-    pub fn unban(&self, info: Info) {
-        self.about(Wish::Unban, info);
+    pub fn unban(&self, end: End, info: Info) {
+        self.about(Wish::Unban(end), info);
+    }
+
+    /// Has the actions of a jail that can undo everything at once do so: `bans` are all that it has, and they end now.
+    /// The others are to be told of each ([`End::WithAll`]).
+    pub fn flush(&self, info: JailInfo, bans: Vec<Subject>, now: SystemTime) {
+        self.send(Job::Flush { info, bans, now });
     }
 
     fn about(&self, wish: Wish, info: Info) {
         let size = info.size();
-        let room = if wish == Wish::Unban { WAITING } else { WAITING_BANS };
+        let room = if matches!(wish, Wish::Unban(_)) { WAITING } else { WAITING_BANS };
         if self.load.bytes.load(Ordering::Relaxed) + size > room {
             if self.load.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
                 let (jail, ip) = (&info.jail.name, info.id());
@@ -271,6 +284,15 @@ impl Drop for Overdue<'_> {
     }
 }
 
+/// Undoes what an action did for `bans`, at once if it can.
+async fn undo(action: &Action, info: &Info, bans: impl Iterator<Item = Ticket>) {
+    if !action.flush(info).await {
+        for ban in bans {
+            action.act(Wish::Unban(End::Single), &Info::of(ban, info.jail.clone())).await;
+        }
+    }
+}
+
 struct Worker {
     load: Arc<Load>,
     merge: Merge,
@@ -300,6 +322,7 @@ impl Worker {
             match job {
                 Job::Jail { info, settings, bans } => self.set_jail(info, settings, bans),
                 Job::Remove { jail } => self.remove(&jail),
+                Job::Flush { info, bans, now } => self.flush(&info, bans, now),
                 Job::Ban { wish, info, size } => self.enqueue(wish, info, size),
                 Job::Stop(done) => {
                     self.stop().await;
@@ -350,7 +373,7 @@ impl Worker {
         }
         if !old.is_empty() {
             let (worker, jail) = (Rc::clone(self), Rc::clone(&jail));
-            self.spawn(async move { worker.end(&jail, old, Some(&bans)).await });
+            self.spawn(async move { worker.end(&jail, old, bans).await });
         }
         for (action, is_new) in begin {
             let (worker, jail) = (Rc::clone(self), Rc::clone(&jail));
@@ -371,27 +394,58 @@ impl Worker {
         self.spawn(async move {
             jail.until_done().await;
             let actions = jail.actions.take();
-            worker.end(&jail, actions, None).await;
+            worker.end(&jail, actions, Vec::new()).await;
         });
     }
 
     /// Ends actions, the last one first, when what was asked of them before is done; what they did for `bans` is undone
     /// before.
-    async fn end(&self, jail: &JailActions, actions: Vec<Rc<Action>>, bans: Option<&[Ticket]>) {
+    async fn end(&self, jail: &JailActions, actions: Vec<Rc<Action>>, bans: Vec<Ticket>) {
         for action in actions.into_iter().rev() {
-            action.until_unused().await;
+            drop(action.alone().await);
             let info = jail.about_itself();
             let work = async {
-                if let Some(bans) = bans
-                    && !action.flush(&info).await
-                {
-                    for ban in bans {
-                        action.act(Wish::Unban, &Info::of(ban.clone(), info.jail.clone())).await;
-                    }
+                if !bans.is_empty() {
+                    undo(&action, &info, bans.iter().cloned()).await;
                 }
                 action.stop(&info).await;
             };
             self.in_turn(&action, work).await;
+        }
+    }
+
+    /// Has the actions that can do so undo everything at once, after what was asked of them before, and before what is
+    /// asked from now on.
+    fn flush(self: &Rc<Self>, info: &JailInfo, bans: Vec<Subject>, now: SystemTime) {
+        let Some(jail) = self.jails.borrow().get(&info.name).cloned() else { return };
+        *jail.info.borrow_mut() = info.clone();
+        let by_hand = {
+            let (name, length) = (info.name.clone(), info.length());
+            move |subject| Ticket::by_hand(&name, subject, now, length)
+        };
+        // What still waits to be done for an address would be done behind it.
+        for subject in &bans {
+            let key = (info.name.clone(), subject.to_string());
+            if self.lines.borrow().contains_key(&key) {
+                let end = Wish::Unban(End::BehindAll);
+                self.enqueue(end, Info::of(by_hand(*subject), info.clone()).into(), 0);
+            }
+        }
+        if !jail.needs.get().each_end
+            && let Some(tickets) = &mut *jail.tickets.borrow_mut()
+        {
+            bans.iter().for_each(|ban| drop(tickets.remove(ban)));
+        }
+        let bans = Rc::new(bans);
+        for action in jail.list().into_iter().filter(|action| action.can_flush()) {
+            let (worker, jail, bans, by_hand) =
+                (Rc::clone(self), Rc::clone(&jail), Rc::clone(&bans), by_hand.clone());
+            self.spawn(async move {
+                let _alone = action.alone().await;
+                let info = jail.about_itself();
+                let bans = bans.iter().copied().map(by_hand);
+                worker.in_turn(&action, undo(&action, &info, bans)).await;
+            });
         }
     }
 

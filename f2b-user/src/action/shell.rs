@@ -42,11 +42,15 @@ pub struct Shell;
 
 impl Execute for Shell {
     async fn execute(&self, script: &Script, time: Duration) -> bool {
+        script.text.is_empty() || self.run(script, time, &[0]).await == Some(0)
+    }
+}
+
+impl Shell {
+    /// Runs a script as [`Execute`] does, one that may end with any of the codes in `good`; the code it ended with.
+    pub async fn run(&self, script: &Script, time: Duration, good: &[i32]) -> Option<i32> {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
-        if script.text.is_empty() {
-            return true;
-        }
-        let run = Run { id: NUMBER.fetch_add(1, Ordering::Relaxed), script };
+        let run = Run { id: NUMBER.fetch_add(1, Ordering::Relaxed), script, good };
         run.to_its_end(time).await
     }
 }
@@ -55,6 +59,7 @@ impl Execute for Shell {
 struct Run<'a> {
     id: u64,
     script: &'a Script,
+    good: &'a [i32],
 }
 
 /// Kills the process group when nobody waits for it any more.
@@ -76,7 +81,7 @@ impl Drop for Group {
 }
 
 impl Run<'_> {
-    async fn to_its_end(&self, time: Duration) -> bool {
+    async fn to_its_end(&self, time: Duration) -> Option<i32> {
         let id = self.id;
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(&self.script.text).args(&self.script.arguments);
@@ -85,7 +90,7 @@ impl Run<'_> {
             Ok(child) => child,
             Err(failure) => {
                 error!(target: "fail2ban.utils", "{} -- failed with {failure}", self.command());
-                return false;
+                return None;
             }
         };
         let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
@@ -114,7 +119,7 @@ impl Run<'_> {
                 child.wait().await.ok()
             }
         };
-        if status.is_some_and(|status| status.success()) {
+        if self.is_good(status) {
             // What it left running in the background is meant to run.
             group.0 = None;
         }
@@ -123,13 +128,18 @@ impl Run<'_> {
             drop(timeout(LAST_OUTPUT, &mut output).await);
         }
         drop(output);
-        self.report(status, &out, &err)
+        self.report(status, &out, &err);
+        status?.code()
+    }
+
+    fn is_good(&self, status: Option<ExitStatus>) -> bool {
+        status.and_then(|status| status.code()).is_some_and(|code| self.good.contains(&code))
     }
 
     /// As fail2ban puts it: at DEBUG what went well, at ERROR what did not.
-    fn report(&self, status: Option<ExitStatus>, out: &[u8], err: &[u8]) -> bool {
+    fn report(&self, status: Option<ExitStatus>, out: &[u8], err: &[u8]) {
         let id = self.id;
-        let is_good = status.is_some_and(|status| status.success());
+        let is_good = self.is_good(status);
         let say = |text: &str| match is_good {
             true => debug!(target: "fail2ban.utils", "{id:x} -- {text}"),
             false => error!(target: "fail2ban.utils", "{id:x} -- {text}"),
@@ -142,10 +152,10 @@ impl Run<'_> {
         }
         let Some(status) = status else {
             say("unable to wait for it");
-            return false;
+            return;
         };
         match (status.code(), status.signal()) {
-            (Some(0), _) => say("returned successfully 0"),
+            (Some(code), _) if is_good => say(&format!("returned successfully {code}")),
             (Some(code @ ..=128), _) => {
                 say(&format!("returned {code}"));
                 if code == 127 {
@@ -159,7 +169,6 @@ impl Run<'_> {
                 say(&format!("killed with {} (return code: -{signal})", signal_name(signal)));
             }
         }
-        is_good
     }
 
     /// The command as Python would write it.

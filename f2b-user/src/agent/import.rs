@@ -10,7 +10,7 @@ use crate::{
     history::Past,
     import::Imported,
     log::event,
-    store::StoredBan,
+    store::{Evidence, StoredBan},
     ticket::{Length, Ticket},
     xdp::BanMap,
 };
@@ -65,7 +65,7 @@ impl<M: BanMap> Agent<M> {
         };
         if holds {
             event::restored(&ban.jail, ban.address, until);
-            self.act(&stored.ticket(), Actions::ban);
+            self.act(&ban.jail, || stored.ticket(Evidence::default()), Actions::ban);
         }
         self.store.add(stored);
         Ok(holds)

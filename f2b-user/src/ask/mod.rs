@@ -29,6 +29,7 @@ use tracing::warn;
 
 use self::cache::Cache;
 use crate::{
+    action::fill_plain,
     config::{Ignore, JailSettings},
     filter::Failure,
 };
@@ -161,8 +162,9 @@ impl Questions {
             unready.push(waiting);
             return Known::Later;
         }
+        let info = command::info(&waiting, ip);
         let key = match &ignore.cache {
-            Some(cache) => command::key(&cache.key, &waiting, ip),
+            Some(cache) => fill_plain(&cache.key, &info),
             None => ip.to_string(),
         };
         if let Some(is_ignored) = self.verdicts.get(&waiting.jail).and_then(|cache| cache.get(&key, now)) {
@@ -174,7 +176,7 @@ impl Questions {
         }
         self.waiting += 1;
         let jail = waiting.jail.clone();
-        let filled = command::fill(text, &waiting, ip);
+        let text = text.clone();
         let question = (jail.clone(), key);
         let all = self.checking.entry(question.clone()).or_default();
         all.push(waiting);
@@ -183,7 +185,7 @@ impl Questions {
             let (turns, answers) = (Arc::clone(turns), self.answers.clone());
             tokio::spawn(async move {
                 let turn = turns.acquire_owned().await;
-                let is_ignored = command::is_ignored(&question.0, ip, &filled).await;
+                let is_ignored = command::is_ignored(&text, &info).await;
                 drop(turn);
                 drop(answers.send(Answer(Kind::Checked { question, is_ignored })));
             });
@@ -203,7 +205,7 @@ impl Questions {
         let Some(settings) = &ignore.cache else { return };
         let cache = self.verdicts.entry(waiting.jail.clone());
         let cache = cache.or_insert_with(|| Cache::new(settings.max_count, settings.max_time));
-        cache.set(command::key(&settings.key, waiting, ip), is_ignored, now);
+        cache.set(fill_plain(&settings.key, &command::info(waiting, ip)), is_ignored, now);
     }
 
     /// Asks anew who stands behind the names and files of a jail. `before` are those known so far; a name without an

@@ -89,7 +89,7 @@ fn into_store(dir: &Path, config: Option<&Path>, found: Found, now: SystemTime) 
     }
     let mut store = Store::open(dir, config.store.clone(), now)
         .context("an agent that does not run takes over bans through its store")?;
-    let known = store.take_stored();
+    let (known, history) = (store.take_stored(), store.history()?);
     let mut done = Done { left_out: found.left_out, ..Done::default() };
     for ban in &found.bans {
         let Imported { jail, address, started, bancount, .. } = ban;
@@ -102,7 +102,7 @@ fn into_store(dir: &Path, config: Option<&Path>, found: Found, now: SystemTime) 
             Some(BanTime::Forever) => None,
         };
         let started = crate::source::time(*started);
-        if known.history.of(jail, *address).is_some_and(|past| past.time >= started) {
+        if history.of(jail, *address).is_some_and(|past| past.time >= started) {
             continue;
         }
         let until = ban.until(bantime);

@@ -171,12 +171,17 @@ pub struct SmtpSettings {
     pub matches: Option<String>,
 }
 
-/// The actions of a jail that are run, and what is wrong with the others, a sentence each.
-pub(super) fn actions(jail: &str, actions: &[ActionOptions]) -> (Vec<ActionSettings>, Vec<String>) {
+/// The actions of a jail that are run, and what is wrong with the others, a sentence each. Those that make a difference
+/// between address families are started for both, or without `allows_ipv6` for IPv4 only (`CommandAction._families`).
+pub(super) fn actions(
+    jail: &str,
+    actions: &[ActionOptions],
+    allows_ipv6: bool,
+) -> (Vec<ActionSettings>, Vec<String>) {
     let (mut settings, mut warnings) = (Vec::new(), Vec::new());
     for action in actions.iter().filter(|action| action.python.is_some() || !scope::is_firewall(&action.file))
     {
-        match action_settings(action) {
+        match action_settings(action, allows_ipv6) {
             Ok(action) => settings.push(action),
             Err(error) => warnings.push(format!("jail {jail}: action {} is not run: {error:#}", action.name)),
         }
@@ -184,7 +189,7 @@ pub(super) fn actions(jail: &str, actions: &[ActionOptions]) -> (Vec<ActionSetti
     (settings, warnings)
 }
 
-fn action_settings(action: &ActionOptions) -> Result<ActionSettings> {
+fn action_settings(action: &ActionOptions, allows_ipv6: bool) -> Result<ActionSettings> {
     let (name, file) = (action.name.clone(), action.file.clone());
     if let Some(path) = &action.python {
         if action.file != "smtp" {
@@ -193,7 +198,7 @@ fn action_settings(action: &ActionOptions) -> Result<ActionSettings> {
         let kind = ActionKind::Smtp(smtp(&action.properties)?);
         return Ok(ActionSettings { name, file, norestored: true, kind });
     }
-    let kind = ActionKind::Command(commands(&action.properties)?);
+    let kind = ActionKind::Command(commands(&action.properties, allows_ipv6)?);
     Ok(ActionSettings { name, file, norestored: is_true(&action.properties, "norestored"), kind })
 }
 
@@ -201,7 +206,7 @@ fn is_true(properties: &Options, option: &str) -> bool {
     properties.get(option).is_some_and(|value| value.text == "True")
 }
 
-fn commands(properties: &Options) -> Result<CommandSettings> {
+fn commands(properties: &Options, allows_ipv6: bool) -> Result<CommandSettings> {
     let timeout = match properties.get("timeout") {
         Some(value) => time::seconds(&value.text)
             .and_then(|seconds| Ok(Duration::try_from_secs_f64(seconds)?))
@@ -224,7 +229,7 @@ fn commands(properties: &Options) -> Result<CommandSettings> {
     }
     Ok(CommandSettings {
         commands,
-        families: families(properties, is_conditional),
+        families: families(properties, is_conditional, allows_ipv6),
         on_demand: properties
             .get("actionstart_on_demand")
             .map_or(is_conditional, |value| value.text == "True"),
@@ -233,13 +238,14 @@ fn commands(properties: &Options) -> Result<CommandSettings> {
     })
 }
 
-fn families(properties: &Options, is_conditional: bool) -> Vec<Family> {
+fn families(properties: &Options, is_conditional: bool, allows_ipv6: bool) -> Vec<Family> {
     let written = properties.get("families").map_or("", |value| &value.text);
     let named = |name: &str| [Family::V4, Family::V6].into_iter().find(|family| family.name() == name);
     let named: Vec<_> = written.split([' ', ',', '\n']).filter_map(named).collect();
     match (named.is_empty(), is_conditional) {
         (false, _) => named,
-        (true, true) => vec![Family::V4, Family::V6],
+        (true, true) if allows_ipv6 => vec![Family::V4, Family::V6],
+        (true, true) => vec![Family::V4],
         (true, false) => vec![Family::Any],
     }
 }
@@ -332,25 +338,27 @@ mod tests {
 
     #[test]
     fn commands_are_ready_for_each_family() {
-        let settings = commands(&properties(&[
+        let written = properties(&[
             ("actionban", "<tool> add <set> <ip> <matches><br>"),
             ("tool", "nft"),
             ("tool?family=inet6", "nft6"),
             ("set", "f2b-<name>"),
             ("name", "sshd"),
             ("timeout", "1m"),
-        ]))
-        .unwrap();
+        ]);
+        let settings = commands(&written, true).unwrap();
         assert_eq!(settings.command(Operation::Ban, Family::V4), Ok("nft add f2b-sshd <ip> <matches>\n"));
         assert_eq!(settings.command(Operation::Ban, Family::V6), Ok("nft6 add f2b-sshd <ip> <matches>\n"));
         assert_eq!(settings.command(Operation::Start, Family::V6), Ok(""));
         assert!(settings.on_demand && !settings.has(Operation::Check));
         assert_eq!((settings.timeout, settings.families), (TIMEOUT, vec![Family::V4, Family::V6]));
+        assert_eq!(commands(&written, false).unwrap().families, [Family::V4], "allowipv6 = no");
     }
 
     #[test]
     fn circles_are_an_error_of_the_command() {
-        let settings = commands(&properties(&[("actionban", "<a>"), ("a", "<b>"), ("b", "<a>")])).unwrap();
+        let settings =
+            commands(&properties(&[("actionban", "<a>"), ("a", "<b>"), ("b", "<a>")]), true).unwrap();
         assert!(settings.command(Operation::Ban, Family::V4).unwrap_err().contains("back to itself"));
     }
 
@@ -367,7 +375,7 @@ mod tests {
             action("badips", &[]),
             action("smtp", &[("colour", "red")]),
         ];
-        let (settings, warnings) = actions("sshd", &given);
+        let (settings, warnings) = actions("sshd", &given, true);
         assert!(matches!(
             &settings[..],
             [ActionSettings { norestored: true, kind: ActionKind::Smtp(_), .. }]

@@ -424,14 +424,18 @@ impl LogPath {
 }
 
 impl Kind {
-    /// What fail2ban takes for true is `True`, everything else `False` (`helpers.py`, `_as_bool`).
+    /// What fail2ban takes for true is `True`, everything else `False`.
     fn read(self, value: Value) -> Value {
         if self == Text {
             return value;
         }
-        let is_true = ["1", "on", "true", "yes"].contains(&value.text.to_lowercase().as_str());
-        Value::new(if is_true { "True" } else { "False" }, &value.place)
+        Value::new(if is_true(&value.text) { "True" } else { "False" }, &value.place)
     }
+}
+
+/// What fail2ban takes for true (`helpers.py`, `_as_bool`).
+pub(super) fn is_true(text: &str) -> bool {
+    ["1", "on", "true", "yes"].contains(&text.to_lowercase().as_str())
 }
 
 /// Python's `int(text)`.

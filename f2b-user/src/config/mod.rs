@@ -213,10 +213,11 @@ impl Config {
         warnings.extend(resolved.left_out.clone());
         let mut jails = Vec::new();
         let services = Services::load();
+        let allows_ipv6 = server::allows_ipv6(&resolved.server);
         for jail in &resolved.jails {
             match settings(jail, &services) {
                 Ok(settings) => {
-                    let (actions, not_run) = action::actions(&jail.name, &jail.actions);
+                    let (actions, not_run) = action::actions(&jail.name, &jail.actions, allows_ipv6);
                     warnings.extend(not_run);
                     jails.push(JailSettings { actions, ..settings });
                 }

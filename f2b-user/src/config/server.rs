@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     dialect::{Options, Tree},
+    jail::is_true,
     time,
 };
 
@@ -99,6 +100,11 @@ pub(super) fn options(tree: &Tree) -> Result<Options> {
         bail!("{}: loglevel = {} does not exist; write for example INFO", level.place, level.text);
     }
     Ok(options)
+}
+
+/// Whether actions are started for IPv6 (`allowipv6`). What fail2ban finds out by itself (`auto`) is taken for granted.
+pub(super) fn allows_ipv6(options: &Options) -> bool {
+    options.get("allowipv6").is_none_or(|value| value.text == "auto" || is_true(&value.text))
 }
 
 /// What `fail2ban.conf` says about the store.

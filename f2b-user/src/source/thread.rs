@@ -1,6 +1,8 @@
 //! A thread that reads a source.
 
 use std::{
+    io::{PipeReader, PipeWriter, pipe},
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,16 +16,28 @@ use anyhow::{Context as _, Result};
 #[derive(Debug)]
 pub(super) struct Thread {
     stop: Arc<AtomicBool>,
+    /// Closed, it wakes the thread.
+    _waker: PipeWriter,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Tells a thread whether it shall stop.
-#[derive(Clone, Debug)]
-pub(super) struct Stop(Arc<AtomicBool>);
+#[derive(Debug)]
+pub(super) struct Stop {
+    is_asked_for: Arc<AtomicBool>,
+    waker: PipeReader,
+}
 
 impl Stop {
     pub(super) fn is_asked_for(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_asked_for.load(Ordering::Relaxed)
+    }
+}
+
+/// Something can be read from it, its end, as soon as the thread shall stop.
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
     }
 }
 
@@ -31,10 +45,12 @@ impl Thread {
     /// # Errors
     /// There is no room for a thread.
     pub(super) fn start(name: &str, run: impl FnOnce(Stop) + Send + 'static) -> Result<Self> {
+        let starting = || format!("starting the reader of {name}");
         let stop = Arc::new(AtomicBool::new(false));
-        let asked = Stop(Arc::clone(&stop));
+        let (waker, _waker) = pipe().with_context(starting)?;
+        let asked = Stop { is_asked_for: Arc::clone(&stop), waker };
         let thread = thread::Builder::new().name(name.into()).spawn(move || run(asked));
-        Ok(Self { stop, thread: Some(thread.with_context(|| format!("starting the reader of {name}"))?) })
+        Ok(Self { stop, _waker, thread: Some(thread.with_context(starting)?) })
     }
 }
 

@@ -35,12 +35,15 @@ use self::{
 pub use crate::config::StoreSettings as Settings;
 use crate::{
     ban::{Subject, Until},
-    history::{History, Past},
+    history::History,
     ticket::{Length, Ticket},
 };
 
 /// The file in the state directory.
 pub const FILE: &str = "f2b.sqlite3";
+
+/// Among the positions: up to when ends of bans were told.
+const ENDED: &str = "ended";
 
 /// What may wait for the thread.
 const WAITING: usize = 16_384;
@@ -64,7 +67,8 @@ pub struct Store {
 pub struct Stored {
     /// Those that had not ended.
     pub bans: Vec<StoredBan>,
-    pub history: History,
+    /// Those that have ended since [`Store::ended`] was told the last time: while no agent ran.
+    pub ended: Vec<StoredBan>,
     /// The sources, and up to where each was read.
     pub positions: Vec<(String, String)>,
 }
@@ -82,7 +86,7 @@ pub struct StoredBan {
 
 impl StoredBan {
     /// As actions are told of it at a start.
-    pub fn ticket(&self) -> Ticket {
+    pub fn ticket(&self, evidence: Evidence) -> Ticket {
         let length = match self.until {
             Until::Time(end) => {
                 Length::For(end.duration_since(self.started).unwrap_or_default().as_secs_f64().round())
@@ -90,8 +94,28 @@ impl StoredBan {
             Until::Forever => Length::Forever,
         };
         let ticket = Ticket::by_hand(&self.owner, self.subject, self.started, length);
-        Ticket { bancount: self.bancount, restored: true, ..ticket }
+        let Evidence { failures, matches, fields } = evidence;
+        let fid = fields.iter().find(|(name, _)| name == "fid").map(|(_, value)| value.clone());
+        Ticket {
+            bancount: self.bancount,
+            failures,
+            matches,
+            fid: fid.unwrap_or(ticket.fid),
+            fields,
+            restored: true,
+            ..ticket
+        }
     }
+}
+
+/// What led to a ban; nothing to one by hand.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Evidence {
+    pub failures: u32,
+    /// The last lines, oldest first: at most `dbmaxmatches`.
+    pub matches: Vec<String>,
+    /// As in a [`Ticket`].
+    pub fields: Vec<(String, String)>,
 }
 
 /// All bans of an address together (`<ipmatches>`, `<ipfailures>`, …).
@@ -170,7 +194,8 @@ impl Store {
 
     /// Remembers a ban that has begun.
     pub fn ban(&self, ticket: &Ticket) {
-        let evidence = (ticket.failures, ticket.matches.clone());
+        let Ticket { failures, matches, fields, .. } = ticket.clone();
+        let evidence = Evidence { failures, matches, fields };
         let ban = StoredBan {
             owner: ticket.jail.as_str().into(),
             subject: ticket.subject,
@@ -194,6 +219,11 @@ impl Store {
     /// Remembers up to where a source was read.
     pub fn set_position(&self, source: &str, position: &str, now: SystemTime) {
         self.write(Op::Position { source: source.to_owned(), position: position.to_owned(), now });
+    }
+
+    /// All bans that had ended by `now` were ended here: the next agent has nothing to tell of them.
+    pub fn ended(&self, now: SystemTime) {
+        self.set_position(ENDED, &tables::micros(now).to_string(), now);
     }
 
     /// Forgets what is too old.
@@ -236,10 +266,20 @@ impl Store {
     ///
     /// # Errors
     /// The disk does not answer.
-    pub fn history(&self, now: SystemTime) -> Result<History> {
-        let (reply, answer) = sync_channel(1);
-        self.messages.send(Message::History { now, reply }).context("the store has stopped")?;
-        answer.recv().context("the store has stopped")?
+    pub fn history(&self) -> Result<History> {
+        self.ask(|reply| Message::History { reply })
+    }
+
+    /// What led to each of `bans`. Waits for the disk.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn evidence(&self, bans: &[StoredBan]) -> Result<Vec<Evidence>> {
+        self.ask(|reply| Message::Evidence { bans: bans.to_vec(), reply })
+    }
+
+    fn ask<T>(&self, message: impl FnOnce(SyncSender<Result<T>>) -> Message) -> Result<T> {
+        ask(&self.messages, message)
     }
 
     /// Waits until there is room for some more. Not for the agent's loop.
@@ -301,12 +341,11 @@ impl Stored {
     fn read(&mut self, connection: &mut Option<Connection>, now: SystemTime) -> Result<()> {
         let Some(connection) = connection else { return Ok(()) };
         self.positions = tables::positions(connection)?;
+        let ended = self.positions.extract_if(.., |(source, _)| source == ENDED).last();
+        let told_until = ended.and_then(|(_, micros)| Some(tables::time(micros.parse().ok()?)));
+        let after = told_until.map_or(now, |told| told.min(now));
         let mut owners: Vec<Arc<str>> = Vec::new();
-        tables::bans(connection, now, true, |owner, subject, until, started, bancount| {
-            self.history.add(owner, subject, Past { count: bancount, time: started }, until);
-            if until.is_over(now) {
-                return;
-            }
+        tables::bans(connection, Some(after), |owner, subject, until, started, bancount| {
             let owner = match owners.iter().find(|known| ***known == *owner) {
                 Some(known) => Arc::clone(known),
                 None => {
@@ -314,15 +353,24 @@ impl Stored {
                     Arc::from(owner)
                 }
             };
-            self.bans.push(StoredBan { owner, subject, until, started, bancount });
+            let bans = if until.is_over(now) { &mut self.ended } else { &mut self.bans };
+            bans.push(StoredBan { owner, subject, until, started, bancount });
         })
     }
 }
 
 fn merged(messages: &SyncSender<Message>, subject: Subject, jail: Option<&str>) -> Result<Merged> {
-    let (reply, answer) = sync_channel(1);
     let jail = jail.map(str::to_owned);
-    messages.send(Message::Merged { subject, jail, reply }).context("the store has stopped")?;
+    ask(messages, |reply| Message::Merged { subject, jail, reply })
+}
+
+/// Waits for the answer to a message.
+fn ask<T>(
+    messages: &SyncSender<Message>,
+    message: impl FnOnce(SyncSender<Result<T>>) -> Message,
+) -> Result<T> {
+    let (reply, answer) = sync_channel(1);
+    messages.send(message(reply)).context("the store has stopped")?;
     answer.recv().context("the store has stopped")?
 }
 
@@ -331,6 +379,7 @@ mod tests {
     use rusqlite::params;
 
     use super::*;
+    use crate::history::Past;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -367,8 +416,9 @@ mod tests {
         let mut store = open(dir.path(), at(200));
         let (v4s, v6s) = (v4.parse().unwrap(), v6.parse().unwrap());
         assert_eq!(store.stored.positions, [("journal".to_owned(), "s=2".to_owned())]);
-        assert_eq!(store.stored.history.of("sshd", v4s), Some(Past { count: 2, time: at(200) }));
-        assert_eq!(store.stored.history.of("sshd", v6s), Some(Past { count: 1, time: at(50) }));
+        let history = store.history().unwrap();
+        assert_eq!(history.of("sshd", v4s), Some(Past { count: 2, time: at(200) }));
+        assert_eq!(history.of("sshd", v6s), Some(Past { count: 1, time: at(50) }));
         let expected = [
             ("sshd".into(), v4.into(), Until::Time(at(600))),
             ("recidive".into(), v6.into(), Until::Forever),
@@ -377,16 +427,54 @@ mod tests {
         store.unban("recidive", v6s);
         drop(store);
         let mut store = open(dir.path(), at(600));
-        assert_eq!(store.stored.history.of("recidive", v6s), None, "an unban forgets");
+        assert_eq!(store.history().unwrap().of("recidive", v6s), None, "an unban forgets");
         assert_eq!(bans(&mut store), []);
     }
 
     #[test]
-    fn who_was_banned_before_can_be_asked_for_later() {
-        let store = Store::in_memory().unwrap();
-        store.ban(&Ticket { bancount: 4, ..ticket("sshd", "192.0.2.7", 100, 9.0) });
-        let past = store.history(at(500)).unwrap().of("sshd", "192.0.2.7".parse().unwrap());
-        assert_eq!(past, Some(Past { count: 4, time: at(100) }));
+    fn a_ban_that_goes_on_knows_what_led_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let fields = vec![field("user", "root'; \u{e9}"), field("fid", "session 7")];
+        let lines = |range: std::ops::Range<u32>| range.map(|n| format!("line {n}")).collect::<Vec<_>>();
+        let banned =
+            Ticket { failures: 5, matches: lines(0..5), fields, ..ticket("sshd", "192.0.2.7", 100, 1000.0) };
+        let store =
+            Store::open(dir.path(), Settings { maxmatches: 3, ..Settings::default() }, at(100)).unwrap();
+        store.ban(&ticket("sshd", "192.0.2.7", 50, 10.0));
+        store.ban(&banned);
+        drop(store);
+        let mut store = open(dir.path(), at(200));
+        let bans = store.take_stored().bans;
+        let evidence = store.evidence(&bans).unwrap().remove(0);
+        let restored = Ticket { matches: lines(2..5), fid: "session 7".into(), restored: true, ..banned };
+        assert_eq!(bans[0].ticket(evidence), restored);
+        let other = StoredBan { subject: "192.0.2.8".parse().unwrap(), ..bans[0].clone() };
+        assert_eq!(store.evidence(&[other]).unwrap(), [Evidence::default()]);
+    }
+
+    #[test]
+    fn bans_that_have_ended_while_nobody_ran_are_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), at(0));
+        for (ip, seconds) in [("192.0.2.1", 50.0), ("192.0.2.2", 150.0), ("192.0.2.3", 1000.0)] {
+            store.ban(&ticket("sshd", ip, 0, seconds));
+        }
+        drop(store);
+        let ended = |now| {
+            let mut store = open(dir.path(), at(now));
+            let stored = store.take_stored();
+            store.ended(at(now));
+            assert!(stored.positions.is_empty(), "it is no source's");
+            stored.ended.iter().map(|ban| ban.subject.to_string()).collect::<Vec<_>>()
+        };
+        assert!(
+            ended(60).is_empty(),
+            "a store that does not tell is an earlier version's, which had told of none"
+        );
+        assert_eq!(ended(160), ["192.0.2.2"]);
+        assert!(ended(170).is_empty());
+        assert!(ended(90).is_empty(), "the clock was set back");
     }
 
     #[test]
@@ -420,7 +508,8 @@ mod tests {
         store.purge(at(day + 7200));
         drop(store);
         let store = open(dir.path(), at(day + 7200));
-        let count = |ip: &str| store.stored.history.of("a", ip.parse().unwrap()).map(|past| past.count);
+        let history = store.history().unwrap();
+        let count = |ip: &str| history.of("a", ip.parse().unwrap()).map(|past| past.count);
         let counts = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"].map(count);
         assert_eq!(counts, [None, Some(1), Some(1), Some(1)]);
         assert_eq!(store.stored.positions, [("journal".to_owned(), "s=1".to_owned())]);
@@ -464,6 +553,22 @@ mod tests {
         let mut store = open(dir.path(), at(200));
         assert_eq!(store.stored.positions.len(), 1);
         assert_eq!(bans(&mut store), [("sshd".into(), "192.0.2.7".into(), Until::Time(at(600)))]);
+    }
+
+    #[test]
+    fn the_second_version_is_taken_over_with_what_led_to_its_bans() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), at(0));
+        let matches = vec!["a line".to_owned()];
+        store.ban(&Ticket { failures: 2, matches: matches.clone(), ..ticket("sshd", "192.0.2.7", 0, 600.0) });
+        drop(store);
+        let connection = Connection::open(dir.path().join(FILE)).unwrap();
+        connection.execute_batch("ALTER TABLE history DROP COLUMN fields; PRAGMA user_version = 2").unwrap();
+        drop(connection);
+        let mut store = open(dir.path(), at(200));
+        let bans = store.take_stored().bans;
+        let expected = Evidence { failures: 2, matches, fields: Vec::new() };
+        assert_eq!(store.evidence(&bans).unwrap(), [expected]);
     }
 
     #[test]

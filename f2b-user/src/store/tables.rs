@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
-use super::{Merged, Settings, StoredBan};
+use super::{Evidence, Merged, Settings, StoredBan};
 use crate::{
     ban::{Subject, Until},
     history::OUTDATED_FACTOR,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Version of the tables, in SQLite's `user_version`.
-pub(super) const SCHEMA: i64 = 2;
+pub(super) const SCHEMA: i64 = 3;
 
 const CREATE: &str = "
     -- the last ban of each address by each jail: those that hold, and those that count for bantime.increment
@@ -36,13 +36,15 @@ const CREATE: &str = "
         started INTEGER NOT NULL,
         failures INTEGER NOT NULL,
         -- the lines, a JSON array
-        matches TEXT NOT NULL
+        matches TEXT NOT NULL,
+        -- what the groups of the expression caught, a JSON array of pairs
+        fields TEXT NOT NULL DEFAULT '[]'
     );
     CREATE INDEX IF NOT EXISTS history_ip ON history (ip);
     CREATE INDEX IF NOT EXISTS history_started ON history (started);
     CREATE TABLE IF NOT EXISTS positions (
         source TEXT PRIMARY KEY,
-        -- up to where lines were decided on: the journal's cursor, a place in a file
+        -- up to where lines were decided on: the journal's cursor, a place in a file; up to when ends of bans were told
         position TEXT NOT NULL,
         -- when that was written
         seen INTEGER NOT NULL DEFAULT 0
@@ -58,11 +60,14 @@ const FROM_1: &str = "
     UPDATE positions SET seen = CAST(strftime('%s', 'now') AS INTEGER) * 1000000;
 ";
 
+/// Before this, what a ban's groups caught was forgotten with the agent.
+const FROM_2: &str = "ALTER TABLE history ADD COLUMN fields TEXT NOT NULL DEFAULT '[]';";
+
 /// What is to be written.
 #[derive(Debug)]
 pub(super) enum Op {
-    /// A ban, with the failures and the lines that led to it if it is a new one.
-    Ban(StoredBan, Option<(u32, Vec<String>)>),
+    /// A ban, with what led to it if it is a new one.
+    Ban(StoredBan, Option<Evidence>),
     /// Forgets a ban, and that there ever was one.
     Unban {
         owner: String,
@@ -105,7 +110,11 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
     if version > SCHEMA {
         bail!("written by a newer f2b (schema {version}, this one knows {SCHEMA}); use that version");
     }
-    let from = if version == 1 { FROM_1 } else { "" };
+    let from = match version {
+        1 => FROM_1,
+        2 => FROM_2,
+        _ => "",
+    };
     connection.execute_batch(&format!("BEGIN; {from} {CREATE} PRAGMA user_version = {SCHEMA}; COMMIT;"))?;
     // Only then does what was made without it give room back.
     let auto_vacuum: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
@@ -115,17 +124,16 @@ pub(super) fn prepare(connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Hands the bans to `take`: those that hold at `now`, and with `ended` also those that only count.
+/// Hands those bans to `take` that end later than `after`; without it, all, also those that only count.
 pub(super) fn bans(
     connection: &Connection,
-    now: SystemTime,
-    ended: bool,
+    after: Option<SystemTime>,
     mut take: impl FnMut(&str, Subject, Until, SystemTime, u32),
 ) -> Result<()> {
     let mut select = connection.prepare(
-        "SELECT jail, ip, until, started, bancount FROM bans WHERE ?2 OR until IS NULL OR until > ?1",
+        "SELECT jail, ip, until, started, bancount FROM bans WHERE ?1 IS NULL OR until IS NULL OR until > ?1",
     )?;
-    let mut rows = select.query(params![micros(now), ended])?;
+    let mut rows = select.query([after.map(micros)])?;
     while let Some(row) = rows.next()? {
         let text = row.get_ref(1)?.as_str()?;
         let subject = text.parse().map_err(|error| anyhow!("bans: \"{text}\": {error}"))?;
@@ -140,6 +148,21 @@ pub(super) fn positions(connection: &Connection) -> Result<Vec<(String, String)>
     let mut select = connection.prepare("SELECT source, position FROM positions")?;
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// What led to a ban that is remembered; nothing if that was forgotten.
+pub(super) fn evidence(connection: &Connection, ban: &StoredBan) -> Result<Evidence> {
+    let mut select = connection.prepare_cached(
+        "SELECT failures, matches, fields FROM history WHERE ip = ?1 AND jail = ?2 ORDER BY started DESC LIMIT 1",
+    )?;
+    let mut rows = select.query(params![ban.subject.to_string(), ban.owner])?;
+    let Some(row) = rows.next()? else { return Ok(Evidence::default()) };
+    let (matches, fields) = (row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
+    Ok(Evidence {
+        failures: row.get(0)?,
+        matches: serde_json::from_str(matches)?,
+        fields: serde_json::from_str(fields)?,
+    })
 }
 
 /// All bans of `subject` together, by `jail` or by all (`Fail2BanDb.getBansMerged`).
@@ -172,14 +195,16 @@ pub(super) fn write(connection: &mut Connection, ops: &[Op], settings: &Settings
         match op {
             Op::Ban(ban, evidence) => {
                 write_ban(&transaction, ban)?;
-                if let Some((failures, matches)) = evidence {
+                if let Some(Evidence { failures, matches, fields }) = evidence {
                     let first = matches.len().saturating_sub(settings.maxmatches);
                     let matches = serde_json::to_string(&matches[first..])?;
+                    let fields = serde_json::to_string(fields)?;
                     let mut insert = transaction.prepare_cached(
-                        "INSERT INTO history (jail, ip, started, failures, matches) VALUES (?1, ?2, ?3, ?4, ?5)",
+                        "INSERT INTO history (jail, ip, started, failures, matches, fields) \
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     )?;
                     let (ip, started) = (ban.subject.to_string(), micros(ban.started));
-                    insert.execute(params![ban.owner, ip, started, failures, matches])?;
+                    insert.execute(params![ban.owner, ip, started, failures, matches, fields])?;
                 }
             }
             Op::Unban { owner, subject } => {

@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tracing::{error, warn};
 
 use super::{
-    Merged, Settings, WAITING,
+    Evidence, Merged, Settings, StoredBan, WAITING,
     tables::{self, Op},
 };
 use crate::{
@@ -39,8 +39,12 @@ pub(super) enum Message {
     },
     /// Who was banned before.
     History {
-        now: SystemTime,
         reply: SyncSender<Result<History>>,
+    },
+    /// What led to these bans.
+    Evidence {
+        bans: Vec<StoredBan>,
+        reply: SyncSender<Result<Vec<Evidence>>>,
     },
     /// Whoever waits until everything is written is told by this.
     Flush(Box<dyn FnOnce() + Send + Sync>),
@@ -90,9 +94,14 @@ impl Writer {
                     // Whoever asked may have given up.
                     drop(reply.send(tables::merged(&self.connection, subject, jail, count)));
                 }
-                Ok(Message::History { now, reply }) => {
+                Ok(Message::History { reply }) => {
                     self.write();
-                    drop(reply.send(self.history(now)));
+                    drop(reply.send(self.history()));
+                }
+                Ok(Message::Evidence { bans, reply }) => {
+                    self.write();
+                    let evidence = bans.iter().map(|ban| tables::evidence(&self.connection, ban));
+                    drop(reply.send(evidence.collect()));
                 }
                 Ok(Message::Flush(tell)) => {
                     self.write();
@@ -115,9 +124,9 @@ impl Writer {
         }
     }
 
-    fn history(&self, now: SystemTime) -> Result<History> {
+    fn history(&self) -> Result<History> {
         let mut history = History::default();
-        tables::bans(&self.connection, now, true, |owner, subject, until, started, bancount| {
+        tables::bans(&self.connection, None, |owner, subject, until, started, bancount| {
             history.add(owner, subject, Past { count: bancount, time: started }, until);
         })?;
         Ok(history)
@@ -217,8 +226,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
-    use crate::{ban::Until, store::StoredBan};
+    use crate::ban::Until;
 
     fn ban(n: u32) -> Op {
         let ip = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n);

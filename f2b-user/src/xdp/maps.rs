@@ -105,6 +105,8 @@ impl Maps {
     ) -> Result<Vec<(Subject, anyhow::Error)>> {
         let now_ns = monotonic_ns()?;
         let mut refused = Vec::new();
+        // The kernel takes many at a time only if it may replace what is there.
+        let known = if self.addresses == 0 { Known::Replaced } else { Known::Kept };
         let mut pending = Pending::default();
         for (subject, steps) in changes {
             match subject.address().map(BanKey::from) {
@@ -120,15 +122,21 @@ impl Maps {
                 }
             }
             if pending.keys.len().max(pending.freed.len()) == batch::ENTRIES {
-                self.write(&mut pending, &mut refused, now_ns);
+                self.write(&mut pending, known, &mut refused, now_ns);
             }
         }
-        self.write(&mut pending, &mut refused, now_ns);
+        self.write(&mut pending, known, &mut refused, now_ns);
         Ok(refused)
     }
 
     /// Writes what is noted.
-    fn write(&mut self, pending: &mut Pending, refused: &mut Vec<(Subject, anyhow::Error)>, now_ns: u64) {
+    fn write(
+        &mut self,
+        pending: &mut Pending,
+        if_known: Known,
+        refused: &mut Vec<(Subject, anyhow::Error)>,
+        now_ns: u64,
+    ) {
         let Pending { keys, entries, freed } = pending;
         let mut gone = freed.len() as u32;
         batch::remove(&mut self.bans, freed, |at, error| {
@@ -146,7 +154,7 @@ impl Maps {
         };
         // Most are new: to look first would take twice as long.
         let mut known = Vec::new();
-        batch::insert(&mut self.bans, keys, entries, Known::Kept, |at, error| {
+        batch::insert(&mut self.bans, keys, entries, if_known, |at, error| {
             more -= 1;
             match error.raw_os_error() {
                 Some(libc::EEXIST) => known.push(at),

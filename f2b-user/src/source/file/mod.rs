@@ -1,23 +1,27 @@
 //! Log files: one reader on its own thread for the files of all jails.
 //!
-//! A file is read to its end again and again, every few milliseconds: that costs one system call, works on every file
-//! system, and finds a line as soon as a notification would. A few times a second it is looked whether the path still
-//! leads to the same file, because logs are rotated: by renaming (the old file is read on for a while), or by copying and
+//! A file is read to its end when inotify tells that it was written to; where it tells nothing, again and again, every few
+//! milliseconds. When it tells of something in a folder, and once a second anyway, it is looked whether the paths still
+//! lead to the same files, because logs are rotated: by renaming (the old file is read on for a while), or by copying and
 //! truncating. What was written before the start is handed over in the order of its times, if a jail has several files.
 //!
 //! - [`open`]: one open file
+//! - [`notices`]: which files have changed
 //! - [`position`]: up to where it was read
+//! - [`rotated`]: the files that a path led to before
 //! - [`order`]: the lines of several files, the oldest first
 
+mod notices;
 mod open;
 mod order;
 mod position;
+mod rotated;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
-    path::{Path, PathBuf},
-    thread,
+    os::unix::fs::MetadataExt as _,
+    path::{Component, Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,6 +31,7 @@ use tracing::{info, warn};
 
 pub use self::position::position;
 use self::{
+    notices::{Id, News, Notices},
     open::{CHUNK, Open, Piece, Start},
     order::Queue,
 };
@@ -37,14 +42,16 @@ use super::{
 };
 use crate::{config::LogPath, filter::Filter};
 
-/// How often files are read while lines arrive, and when there were none for [`IDLE_AFTER`].
+/// How often files that cannot be watched are read while lines arrive, and when there were none for [`IDLE_AFTER`].
 const POLL_ACTIVE: Duration = Duration::from_millis(5);
 const POLL_IDLE: Duration = Duration::from_millis(20);
 const IDLE_AFTER: Duration = Duration::from_secs(30);
-/// How often it is looked whether a path still leads to the same file.
+/// How often it is looked whether the path of a file that lines are read of still leads to it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often patterns are looked for new files.
+/// How often everything is looked at, whatever inotify tells.
 const SEARCH_EVERY: Duration = Duration::from_secs(1);
+/// How often patterns are looked for new files while files come and go.
+const SEARCH_AGAIN: Duration = Duration::from_millis(25);
 /// What is read of all files together while they are put in order, at least.
 const TOGETHER: usize = 1 << 20;
 /// How long a file is read on after another one took its place: whoever writes may not know yet.
@@ -103,7 +110,21 @@ impl Reader {
     ) -> Result<Self> {
         let (logs, unreadable, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; CHUNK]);
         let run = move |stop| {
-            Worker { watches, positions, since, replay, lines, stop, logs, unreadable, buffer }.run();
+            let (notices, folders) = (Notices::new(), Vec::new());
+            let worker = Worker {
+                watches,
+                positions,
+                since,
+                replay,
+                lines,
+                stop,
+                logs,
+                notices,
+                folders,
+                unreadable,
+                buffer,
+            };
+            worker.run();
         };
         Ok(Self { _thread: Thread::start("log files", run)? })
     }
@@ -120,6 +141,9 @@ struct Worker {
     lines: mpsc::Sender<Batch>,
     stop: Stop,
     logs: BTreeMap<PathBuf, Log>,
+    notices: Notices,
+    /// Where files come and go.
+    folders: Vec<PathBuf>,
     /// Files that cannot be opened; that was said.
     unreadable: BTreeSet<PathBuf>,
     /// Room for what is read.
@@ -130,8 +154,10 @@ struct Worker {
 struct Log {
     /// The watches that want its lines, by number.
     takers: Vec<usize>,
-    /// The file that the path led to when it was looked the last time.
+    /// The one that is read: the file that the path led to when it was looked the last time, if nothing is behind it.
     open: Open,
+    /// Those that are read after it.
+    behind: VecDeque<Open>,
     looked: Instant,
     /// Since when the path has led nowhere.
     gone: Option<Instant>,
@@ -144,22 +170,45 @@ struct Log {
 }
 
 impl Log {
-    fn new(taker: usize, open: Open) -> Self {
-        let looked = Instant::now();
-        Self { takers: vec![taker], open, looked, gone: None, old: None, is_failing: false, is_live: false }
+    /// `opens` are read one after the other. `None`: there are none.
+    fn new(taker: usize, mut opens: VecDeque<Open>) -> Option<Self> {
+        Some(Self {
+            takers: vec![taker],
+            open: opens.pop_front()?,
+            behind: opens,
+            looked: Instant::now(),
+            gone: None,
+            old: None,
+            is_failing: false,
+            is_live: false,
+        })
+    }
+
+    fn opens(&self) -> impl Iterator<Item = &Open> {
+        [&self.open].into_iter().chain(&self.behind).chain(self.old.iter().map(|(old, _)| old))
+    }
+
+    fn follows(&self, file: Id) -> bool {
+        self.opens().any(|open| open.position.file() == file)
     }
 
     /// The next lines, and on what occasion they are read.
     fn read(&mut self, path: &Path, buffer: &mut [u8]) -> Option<(Vec<Piece>, Reading)> {
+        let reading = |is_replay, is_live| match (is_replay, is_live) {
+            (true, _) => Reading::Again,
+            (false, false) => Reading::Late,
+            (false, true) => Reading::Live,
+        };
         match self.open.read(buffer) {
             Ok(Some((lines, is_replay))) => {
                 self.is_failing = false;
-                let reading = match (is_replay, self.is_live) {
-                    (true, _) => Reading::Again,
-                    (false, false) => Reading::Late,
-                    (false, true) => Reading::Live,
-                };
-                return Some((lines, reading));
+                return Some((lines, reading(is_replay, self.is_live)));
+            }
+            Ok(None) if !self.behind.is_empty() => {
+                let reading = reading(self.open.is_replayed(), self.is_live);
+                let last = self.open.last_line();
+                self.open = self.behind.pop_front()?;
+                return Some((last.into_iter().collect(), reading));
             }
             Ok(None) => {
                 self.is_failing = false;
@@ -189,8 +238,9 @@ impl Log {
         lines.map(|lines| (lines.into_iter().map(piece).collect(), Reading::Live))
     }
 
-    /// Looks whether the path still leads to the same file; whether it does not.
-    fn look(&mut self, path: &Path) -> bool {
+    /// Looks whether the path still leads to the same file; whether it does not. `is_followed`: whether a file is followed
+    /// by another path.
+    fn look(&mut self, path: &Path, is_followed: impl Fn(Id) -> bool) -> bool {
         self.looked = Instant::now();
         let Ok(data) = fs::metadata(path) else {
             // Whoever writes may still write to the file that is open.
@@ -204,13 +254,15 @@ impl Log {
             self.open.restart();
             return true;
         }
-        if is_same {
+        if is_same || !self.behind.is_empty() {
             return false;
         }
         // If it cannot be opened, it is looked again.
-        let Ok(next) = Open::at_begin(path, self.open.line_end) else { return false };
+        let Ok(mut opens) = self.open.next(path, is_followed) else { return false };
+        let Some(next) = opens.pop_front() else { return false };
         info!("{} was rotated", path.display());
         self.old = Some((std::mem::replace(&mut self.open, next), self.looked));
+        self.behind = opens;
         true
     }
 }
@@ -222,25 +274,40 @@ impl Worker {
     }
 
     fn follow(&mut self) -> Result<(), Stopped> {
-        self.search(true);
+        self.search(true)?;
         self.catch_up()?;
-        let mut searched = Instant::now();
-        let mut last_line = Instant::now();
+        let (mut searched, mut last_line) = (Instant::now(), Instant::now());
+        let (mut news, mut is_first) = (News::of_everything(), true);
         loop {
             self.go_on()?;
+            // Before it is read, so that what is written behind it is told.
+            let opens = self.logs.values().flat_map(Log::opens);
+            self.notices.watch(opens.map(Open::watch), &self.folders, &mut news);
             let mut has_read = false;
-            for path in self.logs.keys().cloned().collect::<Vec<_>>() {
-                has_read |= self.read(&path)?;
+            let concerned = self
+                .logs
+                .iter()
+                .filter(|(_, log)| log.opens().any(|open| news.is_about(open.position.file())));
+            for path in concerned.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+                has_read |= self.read(&path, is_first || news.in_folders)?;
             }
             if has_read {
-                last_line = Instant::now();
+                (is_first, last_line) = (false, Instant::now());
                 continue;
             }
-            if searched.elapsed() > SEARCH_EVERY {
-                self.search(false);
-                searched = Instant::now();
+            let search_every = |news: &News| if news.in_folders { SEARCH_AGAIN } else { SEARCH_EVERY };
+            if searched.elapsed() >= search_every(&news) {
+                self.search(false)?;
+                self.notices.retry();
+                (searched, news.in_folders) = (Instant::now(), false);
+                continue;
             }
-            thread::sleep(if last_line.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE });
+            let at_most = search_every(&news).saturating_sub(searched.elapsed());
+            let poll = if last_line.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE };
+            let is_searched_for = news.in_folders;
+            news = self.notices.wait(at_most, poll, &self.stop);
+            news.in_folders |= is_searched_for;
+            is_first = true;
         }
     }
 
@@ -250,7 +317,7 @@ impl Worker {
 
     /// Looks for files that were not there before. Those that are there at the start are read from where the find window
     /// begins, those that come later from their begin.
-    fn search(&mut self, at_start: bool) {
+    fn search(&mut self, at_start: bool) -> Result<(), Stopped> {
         self.logs.retain(|_, log| log.gone.is_none_or(|since| since.elapsed() < FORGET_AFTER));
         for (number, watch) in self.watches.iter().enumerate() {
             let mut found = 0;
@@ -264,14 +331,27 @@ impl Worker {
                         continue;
                     }
                     let stored = self.positions.remove(&source(&path)).and_then(|text| text.parse().ok());
-                    let start = match stored {
-                        Some(position) => Start::Stored(position, self.replay && at_start),
-                        None if !at_start => Start::Begin,
-                        None if pattern.from == "tail" => Start::End,
-                        None => Start::Since(self.since),
+                    let opens = match stored {
+                        Some(position) => {
+                            let since = (self.replay && at_start).then_some(self.since);
+                            let named: Vec<_> = watch.paths.iter().flat_map(LogPath::files).collect();
+                            Open::stored(&path, position, since, watch, |file| {
+                                named.iter().any(|named| named == file)
+                            })
+                        }
+                        None => {
+                            let start = match () {
+                                // It is read by the name that it had.
+                                () if self.is_followed(&path) => Start::End,
+                                () if !at_start => Start::Begin,
+                                () if pattern.from == "tail" => Start::End,
+                                () => Start::Since(self.since),
+                            };
+                            Open::new(&path, start, watch).map(|open| [open].into())
+                        }
                     };
-                    let open = match Open::new(&path, start, watch) {
-                        Ok(open) => open,
+                    let log = match opens {
+                        Ok(opens) => Log::new(number, opens),
                         Err(error) => {
                             if self.unreadable.insert(path.clone()) {
                                 let file = path.display();
@@ -281,8 +361,18 @@ impl Worker {
                         }
                     };
                     self.unreadable.remove(&path);
-                    info!(jail = watch.jail, offset = open.position.offset, "Following {}", path.display());
-                    self.logs.insert(path, Log::new(number, open));
+                    let Some(log) = log else { continue };
+                    info!(
+                        jail = watch.jail,
+                        offset = log.open.position.offset,
+                        "Following {}",
+                        path.display()
+                    );
+                    let is_begun = log.open.position.offset > 0 && !log.open.is_replayed();
+                    self.logs.insert(path.clone(), log);
+                    if is_begun {
+                        self.hand_over(&path, &[], Reading::Late)?;
+                    }
                 }
             }
             if found == 0 && at_start {
@@ -290,20 +380,50 @@ impl Worker {
                 warn!(jail = watch.jail, "There is no log file yet, waiting for it: {}", patterns.join(" "));
             }
         }
+        let wanted = self
+            .watches
+            .iter()
+            .flat_map(|watch| &watch.paths)
+            .filter_map(|path| folder(Path::new(&path.pattern)));
+        // Where the path is a link, what it leads to comes and goes in another folder.
+        let linked = self.logs.keys().filter_map(|path| path.canonicalize().ok());
+        let found =
+            self.logs.keys().cloned().chain(linked).filter_map(|path| Some(path.parent()?.to_owned()));
+        self.folders = wanted.chain(found).collect::<BTreeSet<_>>().into_iter().collect();
+        Ok(())
     }
 
-    /// Reads what was written to one file since the last time; whether there was anything.
-    fn read(&mut self, path: &Path) -> Result<bool, Stopped> {
+    /// Reads what was written to one file since the last time, and looks whether it is still the same, at the latest
+    /// [`LOOK_EVERY`]; whether there was anything.
+    fn read(&mut self, path: &Path, looks: bool) -> Result<bool, Stopped> {
         let Some(log) = self.logs.get_mut(path) else { return Ok(false) };
         if let Some((lines, reading)) = log.read(path, &mut self.buffer) {
             self.hand_over(path, &lines, reading)?;
             return Ok(true);
         }
-        Ok(log.looked.elapsed() > LOOK_EVERY && log.look(path))
+        if looks || log.looked.elapsed() > LOOK_EVERY { self.look(path) } else { Ok(false) }
     }
 
+    fn look(&mut self, path: &Path) -> Result<bool, Stopped> {
+        let Some(mut log) = self.logs.remove(path) else { return Ok(false) };
+        let has_moved = log.look(path, |file| self.logs.values().any(|other| other.follows(file)));
+        let is_begun = log.open.position.offset > 0;
+        self.logs.insert(path.to_owned(), log);
+        if has_moved && is_begun {
+            self.hand_over(path, &[], Reading::Late)?;
+        }
+        Ok(has_moved)
+    }
+
+    /// Whether the file that a path leads to is followed by another path, or was until it was renamed.
+    fn is_followed(&self, path: &Path) -> bool {
+        let file = fs::metadata(path).map(|data| (data.dev(), data.ino()));
+        file.is_ok_and(|file| self.logs.values().any(|log| log.follows(file)))
+    }
+
+    /// Hands lines over, or without any the position alone: nobody is to read anew what is before it.
     fn hand_over(&self, path: &Path, lines: &[Piece], reading: Reading) -> Result<(), Stopped> {
-        let (Some(log), Some(last)) = (self.logs.get(path), lines.last()) else { return Ok(()) };
+        let Some(log) = self.logs.get(path) else { return Ok(()) };
         let takers = || log.takers.iter().map(|taker| &self.watches[*taker]);
         let line = |watch: &Watch, bytes| Line {
             jail: watch.jail.clone(),
@@ -311,7 +431,7 @@ impl Worker {
             text: watch.charset.decode(bytes).trim_end_matches(['\r', '\n']).to_owned(),
         };
         let all = lines.iter().flat_map(|piece| takers().map(move |watch| line(watch, &piece.bytes)));
-        let position = last.position.to_string();
+        let position = lines.last().map_or(log.open.position, |last| last.position).to_string();
         let batch = Batch { lines: all.collect(), source: source(path), position, reading };
         self.lines.blocking_send(batch).map_err(|_closed| Stopped)
     }
@@ -328,14 +448,14 @@ impl Worker {
         loop {
             let mut has_read = false;
             for (path, queue) in queues.iter_mut().filter(|(_, queue)| queue.wants_more()) {
-                self.fill(path, queue, room);
+                self.fill(path, queue, room)?;
                 has_read = true;
             }
             if has_read {
                 self.go_on()?;
                 // Their failures must not wait.
                 for path in &others {
-                    self.read(path)?;
+                    self.read(path, false)?;
                 }
                 continue;
             }
@@ -344,17 +464,30 @@ impl Worker {
         }
     }
 
-    fn fill(&mut self, path: &Path, queue: &mut Queue, room: usize) {
-        let Some(log) = self.logs.get_mut(path) else { return queue.end() };
+    /// Reads some more of a file of which all is handed over that was read.
+    fn fill(&mut self, path: &Path, queue: &mut Queue, room: usize) -> Result<(), Stopped> {
+        let Some(log) = self.logs.get_mut(path) else {
+            queue.end();
+            return Ok(());
+        };
         match log.read(path, &mut self.buffer[..room]) {
+            Some((lines, reading)) if lines.is_empty() => self.hand_over(path, &lines, reading)?,
             Some((lines, reading)) => {
                 // Jails that read one file agree on its dates.
                 let watch = &self.watches[log.takers[0]];
                 let now = SystemTime::now();
                 queue.add(lines, reading, |bytes| watch.time_of(bytes, now));
             }
-            None if log.look(path) => {}
+            None if self.look(path)? => {}
             None => queue.end(),
         }
+        Ok(())
     }
+}
+
+/// The folder in which files of a pattern, or folders that lead to them, come and go.
+fn folder(pattern: &Path) -> Option<PathBuf> {
+    let is_plain = |part: &Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let folder: PathBuf = pattern.parent()?.components().take_while(is_plain).collect();
+    Some(if folder.as_os_str().is_empty() { ".".into() } else { folder })
 }

@@ -1,16 +1,22 @@
 //! One open file: its next lines, and where lines of a time are.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    },
     path::Path,
     time::SystemTime,
 };
 
 use super::{
     Watch,
+    notices::Id,
     position::{Position, head, head_of_nothing},
+    rotated::{Rotated, rotated},
 };
 use crate::source::charset::LineEnd;
 
@@ -18,8 +24,8 @@ use crate::source::charset::LineEnd;
 pub(super) const CHUNK: usize = 64 << 10;
 /// A line is cut here; filters look at less.
 const MAX_LINE: usize = 16 << 10;
-/// How much of what was decided on is read again for the find window after a restart.
-const REPLAY: u64 = 4 << 20;
+/// How much of what was decided on is read again for the find window after a restart, at most: a second's work.
+const REPLAY: u64 = 32 << 20;
 /// Lines that are read in search of one with a date.
 const UNDATED: usize = 100;
 
@@ -49,8 +55,6 @@ pub(super) enum Start {
     End,
     /// Where lines are that were logged then.
     Since(SystemTime),
-    /// Where an agent before has stopped, and whether it is to be replayed what led there.
-    Stored(Position, bool),
 }
 
 impl Open {
@@ -68,21 +72,80 @@ impl Open {
             Start::Begin => {}
             Start::End => open.position.offset = open.file.metadata()?.len(),
             Start::Since(since) => open.position.offset = offset_of(&open.file, since, watch)?,
-            Start::Stored(stored, replay) => {
-                if !stored.is_in(&open.file) {
-                    // Rotated while nobody looked: the rest of the old file comes first.
-                    let Some(file) = sibling(path, &stored) else { return Ok(open) };
-                    open = Self { file, ..open };
-                }
-                open.position = stored;
-                if replay {
-                    open.replayed_to = stored.offset;
-                    let from = stored.offset.saturating_sub(REPLAY);
-                    open.position.offset = line_begin(&open.file, from, open.line_end)?;
-                }
-            }
         }
         Ok(open)
+    }
+
+    /// What is read of `path`, file after file, to go on where an agent before has stopped. `since`: before that, for the
+    /// find window, what was decided on and was logged then or later, at most [`REPLAY`] of it; also in files before it, but
+    /// for those that are followed by their own names.
+    pub(super) fn stored(
+        path: &Path,
+        stored: Position,
+        since: Option<SystemTime>,
+        watch: &Watch,
+        is_followed: impl Fn(&Path) -> bool,
+    ) -> io::Result<VecDeque<Self>> {
+        let mut open = Self::at_begin(path, watch.charset.line_end())?;
+        if !stored.is_in(&open.file) {
+            // Rotated while nobody looked: the rest of the old file comes first. Of one that is gone, nothing is left.
+            let Some(file) = sibling(path, &stored) else { return Ok([open].into()) };
+            open = Self { file, ..open };
+        }
+        open.position = stored;
+        let written = open.file.metadata()?.modified()?;
+        let mut opens = VecDeque::new();
+        let mut room = REPLAY;
+        if let Some(since) = since {
+            room -= open.replay(since, stored.offset, room, watch)?;
+        }
+        opens.push_back(open);
+        let is_before = |file: &Rotated| {
+            file.written <= written && file.file != stored.file() && !is_followed(&file.path)
+        };
+        for earlier in rotated(path).into_iter().filter(is_before).rev() {
+            let Some(since) = since.filter(|since| earlier.written >= *since) else { break };
+            if room == 0 || opens[0].position.offset > 0 {
+                break;
+            }
+            // One that cannot be read is not waited for.
+            let Ok(mut open) = Self::at_begin(&earlier.path, watch.charset.line_end()) else { break };
+            let end = open.file.metadata()?.len();
+            room -= open.replay(since, end, room, watch)?;
+            opens.push_front(open);
+        }
+        Ok(opens)
+    }
+
+    /// Goes to the lines before `end` that were logged at `since` or later, to read them again, at most `room` of them.
+    /// How many bytes these are.
+    fn replay(&mut self, since: SystemTime, end: u64, room: u64, watch: &Watch) -> io::Result<u64> {
+        let mut from = offset_of(&self.file, since, watch)?.min(end);
+        if end - from > room {
+            from = line_begin(&self.file, end - room, self.line_end)?.min(end);
+        }
+        (self.position.offset, self.replayed_to) = (from, end);
+        Ok(end - from)
+    }
+
+    /// What comes after this file at `path`, which leads to another one now: files that were rotated meanwhile, but for
+    /// those that are followed by their own names, and the one that is there.
+    pub(super) fn next(&self, path: &Path, is_followed: impl Fn(Id) -> bool) -> io::Result<VecDeque<Self>> {
+        let mut last = Self::at_begin(path, self.line_end)?;
+        if is_followed(last.position.file()) {
+            // Whoever follows it by the name that it had reads what is in it.
+            last.position.offset = last.file.metadata()?.len();
+        }
+        let written = self.file.metadata()?.modified()?;
+        let comes_after = |file: &Rotated| {
+            let is_another = file.file != self.position.file() && file.file != last.position.file();
+            is_another && file.written > written && !is_followed(file.file)
+        };
+        let between = rotated(path).into_iter().filter(comes_after);
+        let mut opens: VecDeque<_> =
+            between.filter_map(|file| Self::at_begin(&file.path, self.line_end).ok()).collect();
+        opens.push_back(last);
+        Ok(opens)
     }
 
     /// The next complete lines, and whether they were decided on before. `None` at the file's end.
@@ -139,6 +202,16 @@ impl Open {
 
     fn piece(&self, line: &[u8]) -> Piece {
         Piece { bytes: line[..line.len().min(MAX_LINE)].to_vec(), position: self.position }
+    }
+
+    /// Whether all that was read of it was decided on before.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.position.offset + self.begun.len() as u64 <= self.replayed_to
+    }
+
+    /// To be watched.
+    pub(super) fn watch(&self) -> (Id, BorrowedFd<'_>) {
+        (self.position.file(), self.file.as_fd())
     }
 
     /// Whether it has become shorter, or another first line.
@@ -229,7 +302,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{LogPath, test_settings},
-        source::{charset::Charset, file::Log},
+        source::{Reading, charset::Charset, file::Log},
     };
 
     fn auto() -> LineEnd {
@@ -322,15 +395,20 @@ mod tests {
         fs::write(&path, "new\n").unwrap();
         let mut old = File::options().append(true).open(dir.path().join("a.log.1")).unwrap();
         old.write_all(b"third\n").unwrap();
-        let mut open = Open::new(&path, Start::Stored(stored, false), &watch(&path)).unwrap();
+        let mut open =
+            Open::stored(&path, stored, None, &watch(&path), |_| false).unwrap().remove(0).unwrap();
         assert_eq!(lines(&mut open), ["third"]);
-        let mut open = Open::new(&path, Start::Stored(stored, true), &watch(&path)).unwrap();
+        let since = Some(SystemTime::UNIX_EPOCH);
+        let mut opens = Open::stored(&path, stored, since, &watch(&path), |_| false).unwrap();
+        assert_eq!(opens.len(), 1);
+        let mut open = opens.remove(0).unwrap();
         let (replayed, is_replay) = open.read(&mut [0; 4096]).unwrap().unwrap();
         assert_eq!((replayed.len(), is_replay), (2, true));
         let (new, is_replay) = open.read(&mut [0; 4096]).unwrap().unwrap();
         assert_eq!((new.len(), is_replay), (1, false));
-        let mut log = Log::new(0, open);
-        assert!(log.look(&path) && !log.look(&path));
+        let mut log = Log::new(0, [open].into()).unwrap();
+        let nobody = |_| false;
+        assert!(log.look(&path, nobody) && !log.look(&path, nobody));
         let mut next = log.open;
         assert_eq!(lines(&mut next), ["new"]);
         assert!(!next.is_truncated());
@@ -342,5 +420,44 @@ mod tests {
         assert_eq!((lines(&mut next).len(), next.is_truncated()), (0, true));
         next.restart();
         assert_eq!(lines(&mut next), ["short"]);
+    }
+
+    #[test]
+    fn what_was_rotated_while_nobody_read_comes_in_order_and_the_find_window_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let second = |second: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_699_920_000 + second);
+        let name = |number: u64| match number {
+            0 => path.clone(),
+            number => dir.path().join(format!("a.log.{number}")),
+        };
+        // Each file has a line, and the agent before has stopped behind that of the second.
+        for number in (0..5).rev() {
+            let time = second(40 - 10 * number);
+            let stamp = jiff::Timestamp::try_from(time).unwrap();
+            fs::write(name(number), format!("{stamp} line {number}\n")).unwrap();
+            File::options().append(true).open(name(number)).unwrap().set_modified(time).unwrap();
+        }
+        let mut stopped = Open::at_begin(&name(3), auto()).unwrap();
+        assert_eq!(lines(&mut stopped).len(), 1);
+        let all = |since| {
+            let opens = Open::stored(&path, stopped.position, since, &watch(&path), |_| false).unwrap();
+            let mut log = Log::new(0, opens).unwrap();
+            let mut all = Vec::new();
+            loop {
+                match log.read(&path, &mut [0; 4096]) {
+                    Some((lines, reading)) => all.extend(lines.iter().map(|line| {
+                        let text = String::from_utf8_lossy(&line.bytes);
+                        let number = text.trim_end().rsplit_once(' ').unwrap().1.to_owned();
+                        if reading == Reading::Again { format!("again {number}") } else { number }
+                    })),
+                    None if log.look(&path, |_| false) => {}
+                    None => return all,
+                }
+            }
+        };
+        assert_eq!(all(None), ["2", "1", "0"]);
+        assert_eq!(all(Some(second(0))), ["again 4", "again 3", "2", "1", "0"]);
+        assert_eq!(all(Some(second(5))), ["again 3", "2", "1", "0"]);
     }
 }

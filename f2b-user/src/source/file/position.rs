@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Error, Result};
 
+use super::notices::Id;
+
 /// How much of its first line tells a file from another one that took its place.
 const HEAD: usize = 256;
 
@@ -30,7 +32,12 @@ impl Position {
 
     /// Whether it is one in the file that `data` is about.
     pub(super) fn is_of(&self, data: &Metadata) -> bool {
-        (data.dev(), data.ino()) == (self.device, self.inode)
+        (data.dev(), data.ino()) == self.file()
+    }
+
+    /// The file that it is in.
+    pub(super) fn file(&self) -> Id {
+        (self.device, self.inode)
     }
 }
 

@@ -1,0 +1,135 @@
+//! Settings: what they come to in the kernel, and other ones while the agent runs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use anyhow::Result;
+use ipnet::IpNet;
+use tracing::{error, info, warn};
+
+use super::Agent;
+use crate::{
+    action::End,
+    ban::{KERNEL, Scopes, Subject},
+    config::Config,
+    history::History,
+    jail::Jail,
+    xdp::BanMap,
+};
+
+impl<M: BanMap> Agent<M> {
+    /// Reads the configuration again. Jails that stay keep what they counted and banned; those that go end their bans.
+    ///
+    /// # Errors
+    /// The configuration cannot be read: then everything stays as it was.
+    pub(super) fn reload(&mut self, now: SystemTime) -> Result<Vec<String>> {
+        let config = Config::load(self.config_dir.as_deref())
+            .inspect_err(|error| error!("Not reloaded, the settings stay as they were: {error:#}"))?;
+        let mut old = std::mem::take(&mut self.jails);
+        for settings in config.jails {
+            let name = settings.name.clone();
+            let jail = match old.remove(&name) {
+                Some(mut jail) => {
+                    jail.reconfigure(settings, now);
+                    jail
+                }
+                None => Jail::new(settings, now),
+            };
+            self.jails.insert(name, jail);
+        }
+        let unnumbered = self.number_scopes(self.bans.scopes());
+        self.questions.forget();
+        if !self.goes_by_history() {
+            self.history = History::default();
+        } else if self.history.is_empty() {
+            self.history = self.past_bans(now);
+        }
+        let gone = self.owners_without_jail();
+        self.unban(gone, End::Single, now);
+        for name in old.keys() {
+            self.actions.remove(name);
+        }
+        self.set_actions();
+        self.rescope(now);
+        if config.own.at_start() != self.own.at_start() {
+            warn!("interfaces, mode, max_bans and log_drops of f2b.conf take effect at the next start");
+        }
+        self.own = config.own;
+        self.allow_everywhere_ignored();
+        info!(jails = self.jails.len(), origin = config.origin, "Reloaded");
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        Ok([config.warnings, unnumbered].concat())
+    }
+
+    /// The bans of jails that are gone.
+    fn owners_without_jail(&self) -> Vec<(String, Subject)> {
+        let gone = self
+            .bans
+            .iter()
+            .filter(|(_, owner, _)| !owner.starts_with(KERNEL) && !self.jails.contains_key(*owner));
+        gone.map(|(subject, owner, _)| (owner.to_owned(), subject)).collect()
+    }
+
+    /// Has every ban cover what its jail's bans cover now.
+    pub(super) fn rescope(&mut self, now: SystemTime) {
+        let bans: Vec<_> =
+            self.bans.iter().map(|(subject, owner, until)| (subject, owner.to_owned(), until)).collect();
+        let mut changes = BTreeMap::new();
+        for (subject, owner, until) in bans {
+            let Some(scopes) = self.scopes.get(&owner).copied() else { continue };
+            if scopes != self.bans.scopes_of(subject, &owner) {
+                changes.extend(self.bans.add(subject, &owner, until, scopes));
+            }
+        }
+        self.carry_out(changes, now, "The ban keeps its old ports");
+    }
+
+    /// Gives the jails' scopes their numbers in the kernel; `in_use` are those that bans have there. A jail whose ports
+    /// find no number is left out: better no ban than one of other ports.
+    pub(super) fn number_scopes(&mut self, mut in_use: Scopes) -> Vec<String> {
+        let mut warnings = Vec::new();
+        self.scopes.clear();
+        self.jails.retain(|name, jail| {
+            let mut scopes = 0;
+            for scope in &jail.settings().scopes {
+                match self.map.scope(scope, in_use) {
+                    Ok(number) => scopes |= 1 << number,
+                    Err(error) => {
+                        let warning = format!("jail {name} is left out: its ports ({scope}): {error:#}");
+                        error!("{warning}");
+                        warnings.push(warning);
+                        return false;
+                    }
+                }
+            }
+            if scopes == 0 {
+                info!(jail = name, "No firewall action: its bans are listed, and drop nothing");
+            }
+            in_use |= scopes;
+            self.scopes.insert(name.clone(), scopes);
+            true
+        });
+        warnings
+    }
+
+    /// Puts into the kernel's allow list what every jail ignores, and what `f2b.conf` allows. What only some jails
+    /// ignore, others may ban.
+    pub(super) fn allow_everywhere_ignored(&mut self) {
+        let mut nets = self.own.allow.clone();
+        nets.extend(self.ignored_everywhere());
+        if let Err(error) = self.map.allow(&nets) {
+            error!("The allow list in the kernel is not complete: {error:#}");
+        }
+    }
+
+    pub(super) fn ignored_everywhere(&self) -> Vec<IpNet> {
+        let lists = self.jails.values().map(|jail| {
+            jail.settings().ignoreip.iter().chain(jail.also_ignored()).copied().collect::<BTreeSet<_>>()
+        });
+        lists.reduce(|all, list| &all & &list).into_iter().flatten().collect()
+    }
+}
