@@ -15,7 +15,7 @@ use std::{
 };
 
 use f2b::{
-    action::{Actions, CommandAction, Execute, Info, JailInfo, Script},
+    action::{Actions, CommandAction, End, Execute, Info, JailInfo, Script},
     config::{ActionKind, ActionSettings, Config, Family},
     store::Merged,
     ticket::{Length, Ticket},
@@ -344,7 +344,7 @@ fn smtp_sends_the_mails_that_fail2ban_sends() {
         let mut actions = Actions::start(Arc::new(|_, _| Ok(Merged::default()))).expect("a thread");
         actions.jail(jail_info(), settings, Vec::new);
         actions.ban(Info::of(ticket.clone(), jail_info()));
-        actions.unban(Info::of(ticket, jail_info()));
+        actions.unban(End::Single, Info::of(ticket, jail_info()));
         actions.stop().await;
     });
     let ours = server.join().expect("the server ends");

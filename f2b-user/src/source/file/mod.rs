@@ -340,12 +340,15 @@ impl Worker {
                             })
                         }
                         None => {
-                            let start = match () {
-                                // It is read by the name that it had.
-                                () if self.is_followed(&path) => Start::End,
-                                () if !at_start => Start::Begin,
-                                () if pattern.from == "tail" => Start::End,
-                                () => Start::Since(self.since),
+                            // What is followed already is read by the name that it had.
+                            let start = if self.is_followed(&path) {
+                                Start::End
+                            } else if !at_start {
+                                Start::Begin
+                            } else if pattern.from == "tail" {
+                                Start::End
+                            } else {
+                                Start::Since(self.since)
                             };
                             Open::new(&path, start, watch).map(|open| [open].into())
                         }
