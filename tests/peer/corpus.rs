@@ -20,10 +20,9 @@ const FILES: usize = JAILS.len() - 1;
 const RESTARTS_A_DAY: f64 = 3.0;
 /// And how often a file is rotated, if there is time for it.
 const ROTATIONS: usize = 30;
-/// Lines after which one is due at the latest: ours counts no more than 4 MiB of a file again.
+/// Lines after which one is due at the latest.
 const LONGEST: usize = 3000;
-/// Seconds before a restart in which nothing is rotated: ours counts again what stands in the file, and what stands in
-/// the one before is forgotten.
+/// Seconds before a restart in which nothing is rotated: what stood in the file before, fail2ban forgets.
 const SETTLED: f64 = 9000.0;
 /// Two days before a year's end, because the dates of two of the files have no year.
 pub(crate) const START: f64 = 1_766_966_400.0;

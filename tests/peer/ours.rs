@@ -5,6 +5,7 @@ use std::{
     fmt::Debug,
     fs::{self, File, OpenOptions},
     io::Write as _,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::sleep,
@@ -63,8 +64,6 @@ struct Ours {
     agent: Option<(Agent<DryRun>, Readers, mpsc::Receiver<Batch>)>,
     heard: Heard,
     ends: HashMap<(String, String), Option<f64>>,
-    /// How many lines each file has.
-    written: [usize; JAILS.len()],
     restarts: usize,
     rotations: usize,
     /// Lines that were written while it did not run.
@@ -84,7 +83,6 @@ pub(crate) fn read(corpus: &Corpus, dir: &Path, purgeage: Duration) -> Vec<Vec<E
         agent: None,
         heard,
         ends: HashMap::new(),
-        written: [0; JAILS.len()],
         restarts: 0,
         rotations: 0,
         unread: 0,
@@ -123,27 +121,35 @@ impl Ours {
         &mut self.agent.as_mut().expect("it runs").0
     }
 
+    /// The inode of a file, and its length.
+    fn end(&self, number: usize) -> (u64, u64) {
+        let data = self.dir.join(JAILS[number].1).metadata().expect("it is there");
+        (data.ino(), data.len())
+    }
+
     fn write(&mut self, number: usize, lines: &[&str]) -> usize {
         let path = self.dir.join(JAILS[number].1);
         let mut file = OpenOptions::new().append(true).open(path).expect("it is there");
         let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
         file.write_all(text.as_bytes()).expect("it is writable");
-        self.written[number] += lines.len();
         lines.len()
     }
 
-    /// Waits until the readers have handed over so many lines of each file, and as many that are read again. Takes them
-    /// to the agent file by file, as the other side does.
-    fn take(&mut self, again: usize, expected: usize, now: f64) -> Vec<Event> {
+    /// Waits until the readers have handed over so many lines of all files; at a start, until they are at the end of each,
+    /// too, after what is read again. Takes them to the agent file by file, as the other side does.
+    fn take(&mut self, expected: usize, is_start: bool, now: f64) -> Vec<Event> {
         let mut batches: BTreeMap<(bool, usize), Vec<Batch>> = BTreeMap::new();
         let (mut was_again, mut was_new) = (0, 0);
+        let mut unfinished: Vec<_> =
+            (0..JAILS.len()).filter(|file| is_start && self.end(*file).1 > 0).collect();
         let deadline = Instant::now() + PATIENCE;
-        let lines = &mut self.agent.as_mut().expect("it runs").2;
-        while was_again < again || was_new < expected {
-            let Ok(batch) = lines.try_recv() else {
+        while was_new < expected || !unfinished.is_empty() {
+            let Ok(batch) = self.agent.as_mut().expect("it runs").2.try_recv() else {
+                let files = || unfinished.iter().map(|file| JAILS[*file].1).collect::<Vec<_>>();
                 assert!(
                     Instant::now() < deadline,
-                    "{was_new} of {expected} lines, {was_again} of {again} again"
+                    "{was_new} of {expected} lines, not to the end: {:?}",
+                    files()
                 );
                 sleep(Duration::from_micros(500));
                 continue;
@@ -151,16 +157,15 @@ impl Ours {
             let is_new = batch.reading != Reading::Again;
             *(if is_new { &mut was_new } else { &mut was_again }) += batch.lines.len();
             let file = JAILS.iter().position(|(_, file)| batch.source.ends_with(&format!("/{file}")));
-            batches.entry((is_new, file.expect("a file of ours"))).or_default().push(batch);
+            let file = file.expect("a file of ours");
+            let (inode, length) = self.end(file);
+            unfinished.retain(|unfinished| {
+                *unfinished != file || !batch.position.contains(&format!(" {inode} {length} "))
+            });
+            batches.entry((is_new, file)).or_default().push(batch);
         }
-        let text = || {
-            batches
-                .values()
-                .flatten()
-                .map(|batch| (&batch.source, batch.reading, batch.lines.first(), batch.lines.len()))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!((was_again, was_new), (again, expected), "at {now}, no line twice: {:#?}", text());
+        assert_eq!(was_new, expected, "at {now}, no line twice: {batches:#?}");
+        assert!(is_start || was_again == 0, "at {now}, only a start reads lines again: {batches:#?}");
         let mut events = Vec::new();
         for batch in batches.into_values().flatten() {
             // One line at a time, so that the end of a ban can be asked for as it is at once.
@@ -242,10 +247,8 @@ impl Ours {
             self.unread += expected;
             return Vec::new();
         }
-        let mut again = 0;
         if tick.kind == Kind::Start {
             expected += std::mem::take(&mut self.unread);
-            again = self.written.iter().sum::<usize>() - expected;
             self.restart(now);
         }
         self.agent().expire(time(now));
@@ -254,7 +257,7 @@ impl Ours {
             self.agent().purge(time(now));
         }
         let mut events = self.events(now);
-        events.extend(self.take(again, expected, now));
+        events.extend(self.take(expected, tick.kind == Kind::Start, now));
         let date =
             Timestamp::from_second(now as i64).expect("a date").strftime("%Y-%m-%d %H:%M:%S").to_string();
         let bans: Vec<_> = events
@@ -265,7 +268,7 @@ impl Ours {
             })
             .collect();
         let count = self.write(JAILS.len() - 1, &bans.iter().map(String::as_str).collect::<Vec<_>>());
-        events.extend(self.take(0, count, now));
+        events.extend(self.take(count, false, now));
         if tick.kind == Kind::Start {
             self.ends.clear();
             for (jail, _) in JAILS {
@@ -293,7 +296,6 @@ impl Ours {
             fs::copy(&path, &old).expect("it is there");
             OpenOptions::new().write(true).truncate(true).open(&path).expect("it is there");
         }
-        self.written[number] = 0;
     }
 }
 
