@@ -106,6 +106,8 @@ const DEBIAN_12: &[Entry] = &[
 
 const DEBIAN_13: &[Entry] = &[
     entry("sshd", "ssh.service", "sshd-session", "sshd-session", SSHD),
+    // The process was gone before journald asked for its unit and name.
+    entry("sshd", "", "", "sshd", SSHD),
     entry("postfix", "postfix.service", "smtpd", "postfix/smtpd", POSTFIX),
     instance(
         "system-postgresql.slice",
@@ -184,7 +186,7 @@ const OTHERS: &[Entry] = &[
         jail: None,
         ..entry("", "cron.service", "cron", "cron", "pam_unix(cron:session): session opened")
     },
-    Entry { jail: None, ..entry("", "sshd-keygen.service", "ssh-keygen", "sshd", SSHD) },
+    Entry { jail: None, ..entry("", "sshd-keygen.service", "ssh-keygen", "ssh-keygen", SSHD) },
     Entry { jail: None, ..entry("", "postfix-exporter.service", "exporter", "postfix/smtpd", POSTFIX) },
 ];
 

@@ -20,7 +20,7 @@ const FILES: usize = JAILS.len() - 1;
 const RESTARTS_A_DAY: f64 = 3.0;
 /// And how often a file is rotated, if there is time for it.
 const ROTATIONS: usize = 30;
-/// Lines after which one is due at the latest.
+/// Lines after which one is due at the latest: ours counts again at least 4 MiB of a file, fail2ban here everything.
 const LONGEST: usize = 3000;
 /// Seconds before a restart in which nothing is rotated: what stood in the file before, fail2ban forgets.
 const SETTLED: f64 = 9000.0;
