@@ -49,10 +49,11 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// What sshd has logged about `ip`, oldest first.
+    /// What sshd has logged about `ip`, oldest first. By its name: of its processes that end at once, journald may know no
+    /// unit.
     pub fn sshd_messages_about(&self, ip: IpAddr) -> Vec<Logged> {
         let address = ip.to_string();
-        self.journal(&["--output=json", "_SYSTEMD_UNIT=ssh.service"])
+        self.journal(&["--output=json", "SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session"])
             .lines()
             .map(|line| Logged::from_json(&serde_json::from_str(line).expect("journalctl prints JSON")))
             .filter(|logged| logged.message.split_whitespace().any(|word| word == address))
