@@ -186,8 +186,7 @@ fn what_ended_while_no_agent_ran_is_undone_at_the_next_start() {
         assert!(
             told.len() == 1
                 && told[0].starts_with(&start)
-                && told[0]
-                    .ends_with("failed {ended} a b; reboot".replace("{ended}", &ended.to_string()).as_str()),
+                && told[0].ends_with(&format!("failed {ended} a b; reboot")),
             "once, and only to the one that keeps its bans: {told:#?}"
         );
     }

@@ -8,6 +8,7 @@ use aya::{
     programs::{Xdp, XdpMode},
 };
 use f2b::xdp::OBJECT;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::lab::{Host, Lab, Process, Program, wait_until};
@@ -51,6 +52,13 @@ impl<'lab> Agent<'lab> {
             program = program.arg("-c").arg(config);
         }
         Self { lab, process: program.unit("f2b.service").start() }
+    }
+
+    /// Has the agent end as a service manager does, and waits until it has.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+        self.process.wait(PATIENCE);
     }
 
     /// What the jail's status says.

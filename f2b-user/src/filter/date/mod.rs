@@ -15,7 +15,7 @@ use jiff::{civil::DateTime, tz::TimeZone};
 pub(super) use self::strptime::{NoTime, zone};
 use self::template::Template;
 use super::{
-    expression::{Candidate, Captured, Set, Text},
+    expression::{Candidate, Captured, Set, Text, is_ascii},
     name::Name,
 };
 
@@ -492,7 +492,7 @@ struct Characters<'t> {
 
 impl<'t> Characters<'t> {
     fn of(text: &'t str) -> Self {
-        Self { text, is_ascii: text.is_ascii() }
+        Self { text, is_ascii: is_ascii(text.as_bytes()) }
     }
 
     fn get(self, index: usize) -> Option<char> {

@@ -186,7 +186,7 @@ pub(super) fn character(text: &[u8], at: usize) -> Option<char> {
 }
 
 /// Whether all is ASCII. For a line, the standard library takes most of its time on the odd bytes at the end.
-pub(super) fn is_ascii(text: &[u8]) -> bool {
+pub(in crate::filter) fn is_ascii(text: &[u8]) -> bool {
     let Some(last) = text.last_chunk() else { return text.is_ascii() };
     let (words, _) = text.as_chunks();
     // The last ones overlap.

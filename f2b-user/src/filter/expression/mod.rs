@@ -18,6 +18,7 @@ pub(super) mod tags;
 
 pub(crate) use self::check::check;
 pub(super) use self::{
+    chars::is_ascii,
     machine::OverBudget,
     pattern::{Captured, Pattern, Text},
     set::{Candidate, Candidates, Set},

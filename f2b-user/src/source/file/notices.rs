@@ -253,10 +253,7 @@ mod tests {
     #[test]
     fn what_is_written_and_what_comes_and_goes_is_told_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let (_writer, never) = {
-            let (reader, writer) = pipe().unwrap();
-            (writer, reader)
-        };
+        let (never, _writer) = pipe().unwrap();
         let file = |name: &str| File::create(dir.path().join(name)).unwrap();
         let (mut a, b) = (file("a"), file("b"));
         let folders = [dir.path().to_owned(), dir.path().join("missing")];
