@@ -115,10 +115,12 @@ pub(super) fn search(
         return Err(OverBudget);
     }
     SCRATCH.with_borrow_mut(|scratch| {
+        let is_ascii = is_ascii(text.as_bytes());
         let mut machine = Machine {
             program,
             text: text.as_bytes(),
-            is_ascii: is_ascii(text.as_bytes()),
+            is_ascii,
+            is_simple: is_ascii,
             scratch,
             first_way,
             steps: 0,
@@ -158,6 +160,8 @@ struct Machine<'a> {
     /// UTF-8, and shorter than 4 GiB.
     text: &'a [u8],
     is_ascii: bool,
+    /// It is, and the machine neither remembers what failed nor looks at the text from its end.
+    is_simple: bool,
     scratch: &'a mut Scratch,
     first_way: u32,
     steps: u32,
@@ -198,6 +202,7 @@ impl<'a> Machine<'a> {
     #[cold]
     fn look_back(&mut self) {
         self.hindsight_at = u32::MAX;
+        self.is_simple = false;
         self.hindsight = self.program.hindsight();
         self.scratch.behind.start(self.text.len());
     }
@@ -245,6 +250,7 @@ impl<'a> Machine<'a> {
         self.scratch.failed.clear();
         self.scratch.failed.resize(bits.div_ceil(64), 0);
         self.memory = Memory::On;
+        self.is_simple = false;
         self.looked_everywhere();
         self.steps = 0;
         true
@@ -326,7 +332,11 @@ impl<'a> Machine<'a> {
                     },
                     Step::Run(run) => {
                         let run = &program.runs[run as usize];
-                        let Some(after) = self.begin_run(step, at, run) else { break 'fails };
+                        let after = match run.table.filter(|_| self.is_simple) {
+                            Some(table) => self.begin_short_run(step, at, run, &program.run_tables[table as usize]),
+                            None => self.begin_run(step, at, run),
+                        };
+                        let Some(after) = after else { break 'fails };
                         (step, at) = run.goes_on(step, after);
                         continue 'next;
                     }

@@ -9,6 +9,7 @@ mod conditional;
 mod foresight;
 mod hindsight;
 mod machine;
+mod needles;
 mod pattern;
 mod program;
 mod set;

@@ -3,12 +3,12 @@
 
 use std::sync::OnceLock;
 
-use aho_corasick::packed;
 use regex_automata::{Input, MatchKind, PatternSet, meta, util::syntax::Config as Syntax};
 
 use super::{
     candidate::{Finder, candidate, candidate_within, find_group},
     conditional::ways_of,
+    needles::Needles,
     pattern::Pattern,
     shape,
     syntax::Node,
@@ -17,9 +17,6 @@ use crate::filter::name::Name;
 
 /// Memory that one automaton may take.
 const SIZE_LIMIT: usize = 64 << 20;
-
-/// A text that is shorter is in too many lines to be worth a look; so is a line end.
-const SHORTEST_NEEDLE: usize = 4;
 
 /// How many guesses are worth a try. A line that was made to look like many is not worth more.
 const MOST_GUESSES: u32 = 3;
@@ -161,61 +158,6 @@ fn bytes() -> Syntax {
 fn numbered_ways(index: usize, node: &Node) -> impl Iterator<Item = (Candidate, Node)> + use<> {
     let candidate = move |first_way| Candidate { index, first_way };
     (0..).map(candidate).zip(ways_of(node))
-}
-
-/// Plain texts of which every match has one in it.
-#[derive(Debug)]
-struct Needles {
-    searcher: packed::Searcher,
-    /// For each text, the ways that have it, or a part of it: a bit each.
-    ways: Vec<u128>,
-    /// For each text, how much of its end another one may begin with.
-    overlaps: Vec<usize>,
-}
-
-impl Needles {
-    /// `None` if a match may have none in it, or if they are too many.
-    fn new(finders: &[Finder]) -> Option<Self> {
-        let is_poor = |needle: &String| needle.len() < SHORTEST_NEEDLE || needle.contains('\n');
-        let have_none = |finder: &Finder| finder.needles.is_empty() || finder.needles.iter().any(is_poor);
-        if finders.len() > u128::BITS as usize || finders.iter().any(have_none) {
-            return None;
-        }
-        let mut needles: Vec<_> = finders.iter().flat_map(|finder| &finder.needles).collect();
-        needles.sort_unstable();
-        needles.dedup();
-        let ways = needles.iter().map(|text| {
-            let has = |finder: &Finder| finder.needles.iter().any(|needle| text.contains(needle));
-            (0..finders.len()).filter(|way| has(&finders[*way])).fold(0, |ways, way| ways | 1 << way)
-        });
-        let ways = ways.collect();
-        let overlap = |text: &&String| {
-            let begins = |from: &usize| needles.iter().any(|other| other.starts_with(&text[*from..]));
-            let mut places = text.char_indices().skip(1).map(|(from, _)| from);
-            places.find(begins).map_or(0, |from| text.len() - from)
-        };
-        let overlaps = needles.iter().map(overlap).collect();
-        // The variant with more buckets has fewer false alarms; not every processor has it.
-        let search = |fat: Option<bool>| {
-            let mut config = packed::Config::new();
-            config.match_kind(packed::MatchKind::LeftmostLongest).only_teddy_fat(fat);
-            config.builder().extend(&needles).build()
-        };
-        let searcher = search(Some(true)).or_else(|| search(None))?;
-        Some(Self { searcher, ways, overlaps })
-    }
-
-    /// The ways whose text is in `text`, a bit each.
-    fn ways(&self, text: &str) -> u128 {
-        let mut ways = 0;
-        let mut from = 0;
-        while let Some(found) = self.searcher.find_in(text.as_bytes(), (from..text.len()).into()) {
-            let needle = found.pattern().as_usize();
-            ways |= self.ways[needle];
-            from = found.end() - self.overlaps[needle];
-        }
-        ways
-    }
 }
 
 /// What may match a text at a first look.

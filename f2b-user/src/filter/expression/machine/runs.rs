@@ -5,7 +5,7 @@ use memchr::{memchr, memmem, memrchr};
 use super::{Frame, Machine, Memory, charge, has_text};
 use crate::filter::expression::{
     chars::is_boundary,
-    program::{Run, Step},
+    program::{COMES, RUNS, Run, RunTable, Step},
     syntax::Repetition,
 };
 
@@ -42,6 +42,36 @@ impl<'a> Machine<'a> {
             return Some(end);
         }
         self.end_run(step, run, floor, end, run.keeps_ascii)
+    }
+
+    /// The same where the table tells all there is to know.
+    #[inline]
+    pub(super) fn begin_short_run(&mut self, step: usize, at: usize, run: &'a Run, table: &RunTable) -> Option<usize> {
+        let text = self.text;
+        let last = text.len().min(at.saturating_add(run.max as usize));
+        let mut end = at;
+        while end < last && table[usize::from(text[end])] & RUNS != 0 {
+            end += 1;
+        }
+        let floor = at + run.min as usize;
+        if end < floor {
+            self.failed(at, end);
+            return None;
+        }
+        let comes = text.get(end).map_or_else(
+            || self.program.foresight.comes(run.next, text, end),
+            |byte| table[usize::from(*byte)] & COMES != 0,
+        );
+        let keeps = run.keeps_ascii || end == floor;
+        if comes {
+            self.steps += charge(floor, end);
+            if !keeps {
+                let (step, floor, at) = (step as u32, floor as u32, end as u32);
+                self.scratch.frames.push(Frame::Shrink { step, floor, at });
+            }
+            return Some(end);
+        }
+        self.end_run(step, run, floor, end, keeps)
     }
 
     /// One that is lazy or possessive or has other characters than ASCII, or where the machine remembers what failed.
