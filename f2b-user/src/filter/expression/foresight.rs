@@ -40,10 +40,6 @@ pub(super) struct Both {
     second: u8,
 }
 
-impl Both {
-    pub(super) const ANYTHING: Self = Self { table: 0, first: 0, second: 0 };
-}
-
 impl From<[Next; 2]> for Both {
     /// They were asked together.
     fn from([first, second]: [Next; 2]) -> Self {
@@ -75,6 +71,16 @@ impl Foresight {
     pub(super) fn both_come(&self, both: Both, text: &[u8], at: usize) -> (bool, bool) {
         let bits = self.bits(both.table, text, at);
         (bits & both.first != 0, bits & both.second != 0)
+    }
+
+    /// The same with the next byte given; `None` is the text's end.
+    pub(super) fn both(&self, both: Both, next: Option<u8>) -> (bool, bool) {
+        self.both_come(both, next.as_slice(), 0)
+    }
+
+    /// What all tables say of a byte, or of the text's end.
+    pub(super) fn of(&self, next: Option<u8>) -> impl Iterator<Item = u8> {
+        (0..self.0.len()).map(move |table| self.bits(table as u16, next.as_slice(), 0))
     }
 
     #[inline]

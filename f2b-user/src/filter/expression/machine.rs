@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use self::runs::LastRun;
 use super::{
     chars::{character, is_ascii, is_boundary, is_word},
+    forks::Forks,
     hindsight::{Behind, Hindsight},
     program::{Program, Step},
     syntax::Assertion,
@@ -118,6 +119,7 @@ pub(super) fn search(
         let is_ascii = is_ascii(text.as_bytes());
         let mut machine = Machine {
             program,
+            forks: program.forks(),
             text: text.as_bytes(),
             is_ascii,
             is_simple: is_ascii,
@@ -157,6 +159,7 @@ enum Memory {
 
 struct Machine<'a> {
     program: &'a Program,
+    forks: &'a Forks,
     /// UTF-8, and shorter than 4 GiB.
     text: &'a [u8],
     is_ascii: bool,
@@ -340,7 +343,17 @@ impl<'a> Machine<'a> {
                         (step, at) = run.goes_on(step, after);
                         continue 'next;
                     }
-                    Step::Split { first, second, next } => {
+                    Step::Split { number, .. } if self.is_simple => {
+                        let Some((first, second)) = self.forks.at(number, text, at) else { break 'fails };
+                        if let Some(second) = second {
+                            let step = u32::from(second);
+                            self.scratch.frames.push(Frame::Resume { step, at: at as u32 });
+                        }
+                        step = usize::from(first);
+                        continue 'next;
+                    }
+                    Step::Split { first, second, number } => {
+                        let next = program.splits[number as usize];
                         let (mut can_first, mut can_second) = program.foresight.both_come(next, text, at);
                         if self.hindsight.is_some() {
                             can_first = can_first && self.is_viable(first as usize, at);

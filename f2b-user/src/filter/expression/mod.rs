@@ -7,6 +7,7 @@ mod chars;
 mod check;
 mod conditional;
 mod foresight;
+mod forks;
 mod hindsight;
 mod machine;
 mod needles;

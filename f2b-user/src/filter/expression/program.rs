@@ -9,6 +9,7 @@ use super::{
     candidate::plain_texts,
     chars::{self, CharSet, Table},
     foresight::{Begins, Both, Foresight, Next},
+    forks::Forks,
     hindsight::Hindsight,
     shape::{first, has_repetition, is_anchored, may_be_empty, single, width},
     syntax::{Assertion, Class, Node, Repetition},
@@ -96,11 +97,11 @@ pub(super) enum Step {
     One(u32),
     /// Characters of one set: the run of this number.
     Run(u32),
-    /// Goes on at `first`, and if that fails at `second`. `next`: what can come at both, in one table.
+    /// Goes on at `first`, and if that fails at `second`: the choice of this number.
     Split {
         first: u32,
         second: u32,
-        next: Both,
+        number: u32,
     },
     /// Goes on at the first branch of many that can match here: the switch of this number.
     Switch(u32),
@@ -159,6 +160,8 @@ pub(super) struct Program {
     pub(super) runs: Vec<Run>,
     pub(super) run_tables: Vec<Box<RunTable>>,
     pub(super) switches: Vec<Switch>,
+    /// What can come at both sides of each choice.
+    pub(super) splits: Vec<Both>,
     pub(super) foresight: Foresight,
     /// Groups, counting the whole match.
     pub(super) groups: usize,
@@ -176,6 +179,8 @@ pub(super) struct Program {
     pub(super) first: Option<Box<Table>>,
     /// Made when a search needs it. `None`: the program is too large.
     hindsight: OnceLock<Option<Box<Mutex<Hindsight>>>>,
+    /// Made for the first search.
+    forks: OnceLock<Forks>,
 }
 
 impl Program {
@@ -183,6 +188,10 @@ impl Program {
         let make = || Hindsight::new(self).map(|hindsight| Box::new(Mutex::new(hindsight)));
         let hindsight = self.hindsight.get_or_init(make).as_ref()?;
         Some(hindsight.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn forks(&self) -> &Forks {
+        self.forks.get_or_init(|| Forks::new(self))
     }
 
     /// # Errors
@@ -196,6 +205,7 @@ impl Program {
             runs: Vec::new(),
             run_tables: Vec::new(),
             switches: Vec::new(),
+            splits: Vec::new(),
             foresight: Foresight::default(),
             registers: 0,
             joins: 0,
@@ -218,6 +228,7 @@ impl Program {
             runs: compiler.runs,
             run_tables: compiler.run_tables,
             switches: compiler.switches,
+            splits: compiler.splits,
             foresight: compiler.foresight,
             groups: groups + 1,
             registers: compiler.registers,
@@ -228,6 +239,7 @@ impl Program {
             is_anchored: is_anchored(node),
             first: (!first.may_be_empty).then(|| Box::new(chars::table(first.ascii))),
             hindsight: OnceLock::new(),
+            forks: OnceLock::new(),
         })
     }
 }
@@ -239,6 +251,7 @@ struct Compiler {
     runs: Vec<Run>,
     run_tables: Vec<Box<RunTable>>,
     switches: Vec<Switch>,
+    splits: Vec<Both>,
     foresight: Foresight,
     registers: usize,
     joins: usize,
@@ -541,8 +554,9 @@ impl Compiler {
                 Step::Switch(number) => self.switches[number as usize] = self.switch(at + 1),
                 Step::Split { first, second, .. } => {
                     let both = [first, second].map(|way| self.begins(way as usize));
-                    let next = self.foresight.ask(both).into();
-                    self.steps[at] = Step::Split { first, second, next };
+                    let number = self.splits.len() as u32;
+                    self.splits.push(self.foresight.ask(both).into());
+                    self.steps[at] = Step::Split { first, second, number };
                 }
                 _ => {}
             }
@@ -673,6 +687,6 @@ fn run_of(node: &Node) -> Option<(&Class, Option<Box<[u8]>>)> {
 }
 
 fn split_into(first: u32, second: u32) -> Step {
-    // What can come next is foreseen when all steps are there.
-    Step::Split { first, second, next: Both::ANYTHING }
+    // They are numbered when all steps are there.
+    Step::Split { first, second, number: 0 }
 }
