@@ -109,6 +109,12 @@ impl CharSet {
         self.all_but.is_some()
     }
 
+    /// Whether it has this ASCII character.
+    #[inline]
+    pub(super) fn has_ascii(&self, byte: u8) -> bool {
+        self.members[usize::from(byte)]
+    }
+
     /// Its ASCII characters, a bit each.
     pub(super) fn ascii(&self) -> u128 {
         self.ascii

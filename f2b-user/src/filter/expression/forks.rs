@@ -1,22 +1,36 @@
-//! Where a choice leads with the next byte known: the choices, and the runs that take nothing, which come one after the
-//! other at one place of the text, are one look then.
+//! Where a program leads with the next byte known: choices, and runs that take nothing, come one after the other at one
+//! place of the text, and are one look then.
 
 use std::collections::HashMap;
 
-use super::program::{COMES, Program, RUNS, Step};
+use super::program::{Program, Run, Step};
 
 /// No step.
 const NONE: u16 = u16::MAX;
 
-/// Where a choice leads.
+/// Where the program leads: the step to go on at, and the one to try if that fails.
 #[derive(Clone, Copy, Debug)]
-struct Fork {
-    /// The step to go on at, and the one to try if that fails.
+pub(super) struct Fork {
     first: u16,
     second: u16,
 }
 
-/// The choices of one program.
+impl Fork {
+    const NOWHERE: Self = Self { first: NONE, second: NONE };
+
+    /// `None` if it can only fail.
+    #[inline]
+    pub(super) fn first(self) -> Option<usize> {
+        (self.first != NONE).then_some(usize::from(self.first))
+    }
+
+    #[inline]
+    pub(super) fn second(self) -> Option<u32> {
+        (self.second != NONE).then_some(u32::from(self.second))
+    }
+}
+
+/// All forks of one program, for texts of ASCII.
 #[derive(Debug)]
 pub(super) struct Forks {
     /// The kind of each byte, and of the text's end.
@@ -24,7 +38,9 @@ pub(super) struct Forks {
     end: u8,
     count: usize,
     /// For each choice and each kind.
-    forks: Box<[Fork]>,
+    choices: Box<[Fork]>,
+    /// For each run and each kind, where it leads when the run has ended.
+    runs: Box<[Fork]>,
 }
 
 impl Forks {
@@ -32,77 +48,112 @@ impl Forks {
         let mut kinds = [0; 128];
         let mut samples = Vec::new();
         let mut known = HashMap::new();
-        for byte in (0..128).map(Some).chain([None]) {
-            let kind = *known.entry(program.signature(byte)).or_insert_with(|| {
-                samples.push(byte);
-                samples.len() - 1
-            });
-            // There are no more than the 129 that are told apart.
-            if let Some(byte) = byte {
-                kinds[usize::from(byte)] = kind as u8;
+        let mut kind = |next| {
+            *known.entry(program.signature(next)).or_insert_with(|| {
+                samples.push(next);
+                // There are no more than the 129 that are told apart.
+                samples.len() as u8 - 1
+            })
+        };
+        (0..).zip(&mut kinds).for_each(|(byte, number)| *number = kind(Some(byte)));
+        let end = kind(None);
+        let (mut choices, mut runs) = (Vec::new(), Vec::new());
+        for (at, step) in (0..).zip(&program.steps) {
+            match step {
+                Step::Split { .. } => choices.extend(samples.iter().map(|next| program.fork(at, *next))),
+                Step::Run(run) => {
+                    let next_bytes = samples.iter();
+                    runs.extend(next_bytes.map(|next| program.fork_behind(*run as usize, at, *next)));
+                }
+                _ => {}
             }
         }
-        let end = known[&program.signature(None)] as u8;
-        let forks = program.steps.iter().flat_map(|step| {
-            let Step::Split { first, second, number } = *step else { return Vec::new() };
-            let fork = |next: &Option<u8>| {
-                let (can_first, can_second) = program.foresight.both(program.splits[number as usize], *next);
-                let ways = [first].into_iter().filter(|_| can_first).chain(Some(second).filter(|_| can_second));
-                let mut ways = ways.filter_map(|way| program.follow(way, *next));
-                Fork { first: ways.next().unwrap_or(NONE), second: ways.next().unwrap_or(NONE) }
-            };
-            samples.iter().map(fork).collect()
-        });
-        Self { kinds, end, count: samples.len(), forks: forks.collect() }
+        Self { kinds, end, count: samples.len(), choices: choices.into(), runs: runs.into() }
     }
 
-    /// Where the choice of this number leads, in a text of ASCII: the step to go on at, and the one to try if that fails.
+    /// Where the choice of this number leads.
     #[inline]
-    pub(super) fn at(&self, number: u32, text: &[u8], at: usize) -> Option<(u16, Option<u16>)> {
-        let kind = text.get(at).map_or(self.end, |byte| self.kinds[usize::from(byte & 0x7f)]);
-        let Fork { first, second } = self.forks[number as usize * self.count + usize::from(kind)];
-        (first != NONE).then_some((first, (second != NONE).then_some(second)))
+    pub(super) fn choice(&self, number: u32, text: &[u8], at: usize) -> Fork {
+        self.choices[number as usize * self.count + self.kind(text, at)]
+    }
+
+    /// Where the run of this number leads when it has ended.
+    #[inline]
+    pub(super) fn behind_run(&self, number: u32, text: &[u8], at: usize) -> Fork {
+        self.runs[number as usize * self.count + self.kind(text, at)]
+    }
+
+    #[inline]
+    fn kind(&self, text: &[u8], at: usize) -> usize {
+        usize::from(text.get(at).map_or(self.end, |byte| self.kinds[usize::from(byte & 0x7f)]))
     }
 }
 
 impl Program {
     /// What tells this byte, or the text's end, from others, for all that is asked about the next one.
     fn signature(&self, next: Option<u8>) -> Vec<u8> {
-        let of_run = |table: &Box<[u8; 256]>| next.map_or(0, |byte| table[usize::from(byte)]);
-        self.foresight.of(next).chain(self.run_tables.iter().map(of_run)).collect()
+        let begins = self
+            .runs
+            .iter()
+            .map(|run| u8::from(self.takes(run, next)) | u8::from(run.next_byte == next) << 1);
+        self.foresight.of(next).chain(begins).collect()
     }
 
-    /// The step that is the first to take something, or to leave a choice, from `step` on with this byte next; `None` if
+    fn takes(&self, run: &Run, next: Option<u8>) -> bool {
+        next.is_some_and(|byte| self.sets[run.set as usize].ascii() >> byte & 1 != 0)
+    }
+
+    /// Where the program leads from `step` on, with this byte next.
+    fn fork(&self, step: u32, next: Option<u8>) -> Fork {
+        let Some(step) = self.follow(step, next) else { return Fork::NOWHERE };
+        let ways = match self.steps[step as usize] {
+            Step::Split { first, second, .. } => [Some(first), Some(second)],
+            _ => [Some(step), None],
+        };
+        let mut ways = ways.into_iter().flatten().filter_map(|way| self.follow(way, next));
+        // Steps are no more than `MAX_STEPS`.
+        let [first, second] = [(); 2].map(|()| ways.next().map_or(NONE, |step| step as u16));
+        Fork { first, second }
+    }
+
+    /// The same from a run at `step` on that has ended.
+    fn fork_behind(&self, run: usize, step: u32, next: Option<u8>) -> Fork {
+        let run = &self.runs[run];
+        if !self.foresight.comes(run.next, next.as_slice(), 0) {
+            return Fork::NOWHERE;
+        }
+        match run.stride {
+            1 => self.fork(step + 1, next),
+            stride => Fork { first: step as u16 + u16::from(stride), second: NONE },
+        }
+    }
+
+    /// The step from `step` on that is the first to take something or to leave a choice, with this byte next; `None` if
     /// none can match.
-    fn follow(&self, step: u32, next: Option<u8>) -> Option<u16> {
-        let mut step = step;
+    fn follow(&self, mut step: u32, next: Option<u8>) -> Option<u32> {
         loop {
-            match self.steps[step as usize] {
-                Step::Jump(to) => step = to,
+            step = match self.steps[step as usize] {
+                Step::Jump(to) => to,
                 Step::Split { first, second, number } => {
-                    step = match self.foresight.both(self.splits[number as usize], next) {
-                        (true, true) => break,
+                    match self.foresight.both(self.splits[number as usize], next) {
+                        (true, true) => return Some(step),
                         (true, false) => first,
                         (false, true) => second,
                         (false, false) => return None,
-                    };
+                    }
                 }
                 Step::Run(run) => {
                     let run = &self.runs[run as usize];
-                    let (Some(table), Some(byte)) = (run.table, next) else { break };
-                    let bits = self.run_tables[table as usize][usize::from(byte)];
-                    if run.min > 0 || run.stride > 1 || bits & RUNS != 0 {
-                        break;
+                    if !run.is_plain || run.min > 0 || run.stride > 1 || self.takes(run, next) {
+                        return Some(step);
                     }
-                    if bits & COMES == 0 {
+                    if !self.foresight.comes(run.next, next.as_slice(), 0) {
                         return None;
                     }
-                    step += 1;
+                    step + 1
                 }
-                _ => break,
-            }
+                _ => return Some(step),
+            };
         }
-        // They are no more than `MAX_STEPS`.
-        Some(step as u16)
     }
 }

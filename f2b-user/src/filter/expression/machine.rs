@@ -8,7 +8,7 @@
 
 mod runs;
 
-use std::{cell::RefCell, sync::MutexGuard};
+use std::{cell::RefCell, iter, sync::MutexGuard};
 
 use memchr::memchr_iter;
 use smallvec::SmallVec;
@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use self::runs::LastRun;
 use super::{
     chars::{character, is_ascii, is_boundary, is_word},
-    forks::Forks,
+    forks::{Fork, Forks},
     hindsight::{Behind, Hindsight},
     program::{Program, Step},
     syntax::Assertion,
@@ -260,10 +260,14 @@ impl<'a> Machine<'a> {
     }
 
     fn search(&mut self, from: usize, limit: u32) -> Result<bool, OverBudget> {
-        self.scratch.registers.clear();
-        self.scratch.registers.resize(self.program.registers, NOWHERE);
-        self.scratch.joins.clear();
-        self.scratch.joins.resize(self.program.joins, NOWHERE);
+        let Scratch { slots, registers, joins, frames, .. } = &mut *self.scratch;
+        for (numbers, count) in [(&mut *registers, self.program.registers), (joins, self.program.joins)] {
+            numbers.clear();
+            numbers.extend(iter::repeat_n(NOWHERE, count));
+        }
+        slots.clear();
+        slots.extend(iter::repeat_n(NOWHERE, 2 * self.program.groups));
+        frames.clear();
         let mut at = from;
         loop {
             if self.program.is_anchored && at > 0 {
@@ -277,12 +281,11 @@ impl<'a> Machine<'a> {
                 }
             }
             if self.can_match(0, at) {
-                self.scratch.slots.resize(2 * self.program.groups, NOWHERE);
-                self.scratch.slots.fill(NOWHERE);
-                self.scratch.frames.clear();
                 if self.run(0, at, limit, true)?.is_some() {
                     return Ok(true);
                 }
+                self.scratch.slots.fill(NOWHERE);
+                self.scratch.frames.clear();
             }
             let Some(next) = self.after(at) else { return Ok(false) };
             at = next;
@@ -333,23 +336,22 @@ impl<'a> Machine<'a> {
                         Some(after) => at = after,
                         None => break 'fails,
                     },
-                    Step::Run(run) => {
-                        let run = &program.runs[run as usize];
-                        let after = match run.table.filter(|_| self.is_simple) {
-                            Some(table) => self.begin_short_run(step, at, run, &program.run_tables[table as usize]),
-                            None => self.begin_run(step, at, run),
+                    Step::Run(number) => {
+                        let run = &program.runs[number as usize];
+                        let next = if run.is_short && self.is_simple {
+                            self.begin_short_run(step, at, number, run)
+                        } else {
+                            self.begin_run(step, at, run).map(|after| run.goes_on(step, after))
                         };
-                        let Some(after) = after else { break 'fails };
-                        (step, at) = run.goes_on(step, after);
+                        let Some(next) = next else { break 'fails };
+                        (step, at) = next;
                         continue 'next;
                     }
                     Step::Split { number, .. } if self.is_simple => {
-                        let Some((first, second)) = self.forks.at(number, text, at) else { break 'fails };
-                        if let Some(second) = second {
-                            let step = u32::from(second);
-                            self.scratch.frames.push(Frame::Resume { step, at: at as u32 });
-                        }
-                        step = usize::from(first);
+                        let Some(next) = self.take(self.forks.choice(number, text, at), at) else {
+                            break 'fails;
+                        };
+                        step = next;
                         continue 'next;
                     }
                     Step::Split { first, second, number } => {
@@ -490,6 +492,15 @@ impl<'a> Machine<'a> {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Goes on where a fork leads, and leaves the rest to try.
+    #[inline]
+    fn take(&mut self, fork: Fork, at: usize) -> Option<usize> {
+        if let Some(step) = fork.second() {
+            self.scratch.frames.push(Frame::Resume { step, at: at as u32 });
+        }
+        fork.first()
     }
 
     /// The next thing to try, with everything undone that came after it.
@@ -650,8 +661,21 @@ impl<'a> Machine<'a> {
 
 /// Whether `wanted` stands at `at`.
 #[inline]
-fn has_text(text: &[u8], wanted: &[u8], at: usize) -> bool {
-    text.get(at..at + wanted.len()).is_some_and(|there| there == wanted)
+pub(super) fn has_text(text: &[u8], wanted: &[u8], at: usize) -> bool {
+    text.get(at..at + wanted.len()).is_some_and(|there| is_same(there, wanted))
+}
+
+/// Whether two texts of one length are the same. For a few bytes, most of the time is the call of the library's function.
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    fn ends<const N: usize>(text: &[u8]) -> Option<[&[u8; N]; 2]> {
+        Some([text.first_chunk()?, text.last_chunk()?])
+    }
+    match one.len() {
+        8..=16 => ends::<8>(one) == ends::<8>(other),
+        4..8 => ends::<4>(one) == ends::<4>(other),
+        _ => one == other,
+    }
 }
 
 /// What a run from `start` to `end` costs, in steps.

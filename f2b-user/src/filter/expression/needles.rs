@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::candidate::Finder;
+use super::{candidate::Finder, machine::has_text};
 
 /// A text that is shorter is in too many lines to be worth a look; so is a line end.
 const SHORTEST: usize = 4;
@@ -119,7 +119,7 @@ impl Needles {
         let windows = self.windows.get(&window).into_iter().flatten();
         let stands = |window: &&Window| {
             let from = at.checked_sub(window.at);
-            from.is_some_and(|from| text[from..].starts_with(&self.needles[window.needle].text))
+            from.is_some_and(|from| has_text(text, &self.needles[window.needle].text, from))
         };
         windows.filter(stands).fold(0, |ways, window| ways | self.needles[window.needle].ways)
     }
@@ -173,7 +173,8 @@ mod tests {
 
     #[test]
     fn all_that_are_there_are_found_also_those_within_others() {
-        let needles = needles(&["Failed publickey for invalid user ", " for invalid user ", "Failed ", "lickey"]);
+        let needles =
+            needles(&["Failed publickey for invalid user ", " for invalid user ", "Failed ", "lickey"]);
         assert_eq!(needles.ways("sshd[1]: Failed publickey for invalid user x"), 0b1111);
         assert_eq!(needles.ways("sshd[1]: Failed publickey for invalid root"), 0b1100);
         assert_eq!(needles.ways("Failed"), 0);

@@ -34,8 +34,8 @@ pub(super) struct Run {
     pub(super) kind: Repetition,
     /// Greedy, with no text that stops it.
     pub(super) is_plain: bool,
-    /// Plain, and as a rule a few characters long: of its characters and of those behind it, a [`RunTable`] tells.
-    pub(super) table: Option<u32>,
+    /// Plain, and as a rule a few characters long.
+    pub(super) is_short: bool,
     /// It stops before this text: `(?:(?!text).)*`.
     pub(super) unless: Option<Box<[u8]>>,
     /// What can come behind it.
@@ -50,13 +50,6 @@ pub(super) struct Run {
     /// What can come behind it is nothing of its own, in ASCII: of that it need give nothing back.
     pub(super) keeps_ascii: bool,
 }
-
-/// What each byte is to a run: bits as [`RUNS`] and [`COMES`].
-pub(super) type RunTable = [u8; 256];
-/// The run takes it.
-pub(super) const RUNS: u8 = 1;
-/// What can come behind the run begins with it.
-pub(super) const COMES: u8 = 2;
 
 /// Where an alternation of many branches goes on.
 #[derive(Debug)]
@@ -158,7 +151,6 @@ pub(super) struct Program {
     pub(super) texts: Vec<Box<[u8]>>,
     pub(super) sets: Vec<CharSet>,
     pub(super) runs: Vec<Run>,
-    pub(super) run_tables: Vec<Box<RunTable>>,
     pub(super) switches: Vec<Switch>,
     /// What can come at both sides of each choice.
     pub(super) splits: Vec<Both>,
@@ -203,7 +195,6 @@ impl Program {
             texts: Vec::new(),
             sets: Vec::new(),
             runs: Vec::new(),
-            run_tables: Vec::new(),
             switches: Vec::new(),
             splits: Vec::new(),
             foresight: Foresight::default(),
@@ -226,7 +217,6 @@ impl Program {
             texts: compiler.texts,
             sets: compiler.sets,
             runs: compiler.runs,
-            run_tables: compiler.run_tables,
             switches: compiler.switches,
             splits: compiler.splits,
             foresight: compiler.foresight,
@@ -249,7 +239,6 @@ struct Compiler {
     texts: Vec<Box<[u8]>>,
     sets: Vec<CharSet>,
     runs: Vec<Run>,
-    run_tables: Vec<Box<RunTable>>,
     switches: Vec<Switch>,
     splits: Vec<Both>,
     foresight: Foresight,
@@ -452,7 +441,7 @@ impl Compiler {
                 max,
                 kind,
                 is_plain,
-                table: None,
+                is_short: is_plain && !self.sets[set as usize].is_found_fast(),
                 unless,
                 next,
                 next_byte,
@@ -544,9 +533,7 @@ impl Compiler {
                         _ => Begins::ANYTHING,
                     };
                     let [next, after_next] = self.foresight.ask([behind, then]);
-                    let table = self.run_table(run, behind);
                     let run = &mut self.runs[run as usize];
-                    run.table = table;
                     (run.next, run.next_byte, run.after_next) = (next, byte, after_next);
                     run.stride = if matches!(self.steps[at + 1], Step::Byte(_)) { 2 } else { 1 };
                     run.keeps_ascii = behind.ascii & self.sets[run.set as usize].ascii() == 0;
@@ -561,25 +548,6 @@ impl Compiler {
                 _ => {}
             }
         }
-    }
-
-    /// The number of the table of a run, behind which this can come.
-    fn run_table(&mut self, run: u32, behind: Begins) -> Option<u32> {
-        let run = &self.runs[run as usize];
-        let set = &self.sets[run.set as usize];
-        if !run.is_plain || set.is_found_fast() {
-            return None;
-        }
-        let own = chars::table(set.ascii());
-        let table: Box<RunTable> = Box::new(std::array::from_fn(|byte| {
-            u8::from(own[byte]) * RUNS | u8::from(behind.allows(byte as u8)) * COMES
-        }));
-        let known = self.run_tables.iter().position(|known| *known == table);
-        let number = known.unwrap_or_else(|| {
-            self.run_tables.push(table);
-            self.run_tables.len() - 1
-        });
-        Some(number as u32)
     }
 
     /// The switch before the splits that begin at `at`.

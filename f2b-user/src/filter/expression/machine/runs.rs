@@ -5,7 +5,7 @@ use memchr::{memchr, memmem, memrchr};
 use super::{Frame, Machine, Memory, charge, has_text};
 use crate::filter::expression::{
     chars::is_boundary,
-    program::{COMES, RUNS, Run, RunTable, Step},
+    program::{Run, Step},
     syntax::Repetition,
 };
 
@@ -44,13 +44,20 @@ impl<'a> Machine<'a> {
         self.end_run(step, run, floor, end, run.keeps_ascii)
     }
 
-    /// The same where the table tells all there is to know.
+    /// The same for a run that is short as a rule, in a text of ASCII: the step and the place where it goes on.
     #[inline]
-    pub(super) fn begin_short_run(&mut self, step: usize, at: usize, run: &'a Run, table: &RunTable) -> Option<usize> {
+    pub(super) fn begin_short_run(
+        &mut self,
+        step: usize,
+        at: usize,
+        number: u32,
+        run: &'a Run,
+    ) -> Option<(usize, usize)> {
         let text = self.text;
+        let set = &self.program.sets[run.set as usize];
         let last = text.len().min(at.saturating_add(run.max as usize));
         let mut end = at;
-        while end < last && table[usize::from(text[end])] & RUNS != 0 {
+        while end < last && set.has_ascii(text[end]) {
             end += 1;
         }
         let floor = at + run.min as usize;
@@ -58,20 +65,18 @@ impl<'a> Machine<'a> {
             self.failed(at, end);
             return None;
         }
-        let comes = text.get(end).map_or_else(
-            || self.program.foresight.comes(run.next, text, end),
-            |byte| table[usize::from(*byte)] & COMES != 0,
-        );
         let keeps = run.keeps_ascii || end == floor;
-        if comes {
-            self.steps += charge(floor, end);
-            if !keeps {
-                let (step, floor, at) = (step as u32, floor as u32, end as u32);
-                self.scratch.frames.push(Frame::Shrink { step, floor, at });
-            }
-            return Some(end);
+        let fork = self.forks.behind_run(number, text, end);
+        if fork.first().is_none() {
+            let after = self.end_run(step, run, floor, end, keeps)?;
+            return Some(run.goes_on(step, after));
         }
-        self.end_run(step, run, floor, end, keeps)
+        self.steps += charge(floor, end);
+        if !keeps {
+            let (step, floor, at) = (step as u32, floor as u32, end as u32);
+            self.scratch.frames.push(Frame::Shrink { step, floor, at });
+        }
+        Some((self.take(fork, end)?, end + usize::from(run.stride) - 1))
     }
 
     /// One that is lazy or possessive or has other characters than ASCII, or where the machine remembers what failed.
