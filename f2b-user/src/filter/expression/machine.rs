@@ -8,10 +8,15 @@
 
 mod runs;
 
-use std::{cell::RefCell, iter, sync::MutexGuard};
+use std::{
+    cell::{Cell, RefCell},
+    iter,
+    mem::take,
+    ops::Deref,
+    sync::MutexGuard,
+};
 
 use memchr::memchr_iter;
-use smallvec::SmallVec;
 
 use self::runs::LastRun;
 use super::{
@@ -45,7 +50,23 @@ pub(in crate::filter) struct OverBudget;
 pub(super) type Span = Option<(usize, usize)>;
 
 /// Where the groups matched, by number: begin and end of each; [`NOWHERE`] for those that took no part.
-pub(super) type Spans = SmallVec<[u32; 24]>;
+#[derive(Clone, Debug)]
+pub(super) struct Spans(Vec<u32>);
+
+impl Deref for Spans {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+impl Drop for Spans {
+    fn drop(&mut self) {
+        // The next search takes it. A thread that ends needs none.
+        drop(SPARE.try_with(|spare| spare.replace(take(&mut self.0))));
+    }
+}
 
 /// A match.
 #[derive(Clone, Debug)]
@@ -101,6 +122,8 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    /// Room for the spans of the next match.
+    static SPARE: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
 /// The first match that begins at `from` or later: the spans of its groups, the whole one first. The ways before
@@ -142,7 +165,7 @@ pub(super) fn search(
             found = machine.search(from, BUDGET);
         }
         Ok(found?.then(|| Matched {
-            spans: Spans::from_slice(&machine.scratch.slots),
+            spans: Spans(take(&mut machine.scratch.slots)),
             reach: machine.reach,
             tried: machine.tried,
         }))
@@ -264,6 +287,9 @@ impl<'a> Machine<'a> {
         for (numbers, count) in [(&mut *registers, self.program.registers), (joins, self.program.joins)] {
             numbers.clear();
             numbers.extend(iter::repeat_n(NOWHERE, count));
+        }
+        if slots.capacity() == 0 {
+            *slots = SPARE.take();
         }
         slots.clear();
         slots.extend(iter::repeat_n(NOWHERE, 2 * self.program.groups));
