@@ -39,15 +39,17 @@ impl<M: BanMap> Agent<M> {
             };
             self.jails.insert(name, jail);
         }
-        let unnumbered = self.number_scopes(self.bans.scopes());
+        // First, so that their ports make room for others.
+        self.unban(self.owners_without_jail(), End::Single, now);
+        self.number_scopes(self.bans.scopes());
         self.questions.forget();
         if !self.goes_by_history() {
             self.history = History::default();
         } else if self.history.is_empty() {
             self.history = self.past_bans(now);
         }
-        let gone = self.owners_without_jail();
-        self.unban(gone, End::Single, now);
+        // Those that were left out just now.
+        self.unban(self.owners_without_jail(), End::Single, now);
         for name in old.keys() {
             self.actions.remove(name);
         }
@@ -62,7 +64,7 @@ impl<M: BanMap> Agent<M> {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        Ok([config.warnings, unnumbered].concat())
+        Ok(config.warnings.into_iter().chain(self.left_out.values().cloned()).collect())
     }
 
     /// The bans of jails that are gone.
@@ -90,8 +92,8 @@ impl<M: BanMap> Agent<M> {
 
     /// Gives the jails' scopes their numbers in the kernel; `in_use` are those that bans have there. A jail whose ports
     /// find no number is left out: better no ban than one of other ports.
-    pub(super) fn number_scopes(&mut self, mut in_use: Scopes) -> Vec<String> {
-        let mut warnings = Vec::new();
+    pub(super) fn number_scopes(&mut self, mut in_use: Scopes) {
+        self.left_out.clear();
         self.scopes.clear();
         self.jails.retain(|name, jail| {
             let mut scopes = 0;
@@ -101,7 +103,7 @@ impl<M: BanMap> Agent<M> {
                     Err(error) => {
                         let warning = format!("jail {name} is left out: its ports ({scope}): {error:#}");
                         error!("{warning}");
-                        warnings.push(warning);
+                        self.left_out.insert(name.clone(), warning);
                         return false;
                     }
                 }
@@ -113,7 +115,6 @@ impl<M: BanMap> Agent<M> {
             self.scopes.insert(name.clone(), scopes);
             true
         });
-        warnings
     }
 
     /// Puts into the kernel's allow list what every jail ignores, and what `f2b.conf` allows. What only some jails
