@@ -84,7 +84,14 @@ fn a_frame_that_ends_anywhere_gets_the_verdict_of_xdp() {
         // Up to and over what tc wants in one piece: 256 bytes.
         let mut longest = frame.clone();
         longest.0.resize(270, 0);
-        for length in 14..=longest.0.len() {
+        // The kernel's test-run takes no skb that ends within the header that its Ethertype announces: those go over a
+        // wire, below.
+        let shortest = match longest.0[12..14] {
+            [0x08, 0x00] => 34,
+            [0x86, 0xdd] => 54,
+            _ => 14,
+        };
+        for length in shortest..=longest.0.len() {
             let cut = longest.clone().cut(length);
             let verdict = xdp.judge(&cut);
             assert_eq!(linear.judge(&cut), verdict, "{length} bytes of {:02x?}", longest.0);
@@ -99,8 +106,10 @@ fn a_frame_that_ends_anywhere_gets_the_verdict_of_xdp() {
 fn a_frame_with_its_headers_apart_gets_the_verdict_of_xdp() {
     let lab = Lab::network_only();
     // A wire on which nothing speaks by itself.
-    sh(&lab, "ip link add veth7 addrgenmode none type veth peer name veth8 addrgenmode none");
-    sh(&lab, "ip link set veth7 up; ip link set veth8 up");
+    sh(&lab, "ip link add veth7 type veth peer name veth8");
+    for end in ["veth7", "veth8"] {
+        sh(&lab, &format!("ip link set {end} addrgenmode none; ip link set {end} up"));
+    }
     let (wire, index) = lab.inside(Host::Server, || {
         (Apart::open("veth8"), if_nametoindex("veth7").expect("it was just made"))
     });
@@ -114,16 +123,16 @@ fn a_frame_with_its_headers_apart_gets_the_verdict_of_xdp() {
         combine(filter.counters_at(index), before, u64::wrapping_sub)
     };
     for frame in frames() {
-        // Shorter and longer than what tc wants in one piece, and cut within it.
-        let lengths = [frame.0.len(), frame.0.len() - 3, 60, 255, 256, 257, 1514];
-        for length in lengths.into_iter().filter(|length| *length > 14) {
+        // Cut anywhere behind what the kernel itself looks into, whole, and longer than what tc wants in one piece.
+        let lengths = (20..frame.0.len()).step_by(7).chain([frame.0.len(), 60, 255, 256, 257, 1514]);
+        for length in lengths {
             let mut frame = frame.clone();
             frame.0.resize(length, 0);
             let (_, verdict) = xdp.judge(&frame);
             assert_eq!(on_the_wire(&tc, &frame), verdict, "{:02x?}", frame.0);
         }
     }
-    assert!(sum(tc.counters_at(index)) > 200);
+    assert!(sum(tc.counters_at(index)) > 500);
     drop(tc);
 
     // They did come apart: without what tc does about it, nothing behind Ethernet is to be seen.
