@@ -66,10 +66,12 @@ fn bans_hold_in_every_mode_with_what_linux_5_15_has() {
         assert_eq!(links.contains("links:\neth0\n"), mode != "tc", "{links}");
 
         // More than would fit into one command for many, and of both families.
-        let banned: Vec<_> =
-            (0..5_000).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n).to_string()).collect();
+        let banned: Vec<_> = (0..5_000).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n).to_string()).collect();
         for some in banned.chunks(1_000) {
-            f2b_ok(&lab, &[&["ban", "sshd"][..], &some.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+            f2b_ok(
+                &lab,
+                &[&["ban", "sshd"][..], &some.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
+            );
         }
         for attacker in [attacker_v4(7), attacker_v6(7)] {
             assert!(lab.connects(attacker));

@@ -21,7 +21,10 @@ use nix::net::if_::if_nametoindex;
 use object::{Object as _, ObjectSection as _};
 use packets::{
     Filter, Frame, Place, all_ports, combine,
-    frame::{DESTINATION, ESP, FRAGMENT, HOP_BY_HOP, ICMPV6, ROUTING, SERVICE_VLAN, TCP, UDP, VLAN, ports, tcp, udp},
+    frame::{
+        DESTINATION, ESP, FRAGMENT, HOP_BY_HOP, ICMPV6, ROUTING, SERVICE_VLAN, TCP, UDP, VLAN, ports, tcp,
+        udp,
+    },
     monotonic, slot, sum,
 };
 
@@ -65,7 +68,9 @@ fn frames() -> Vec<Frame> {
             frames.extend([0x2000, 8].map(|field| tcp(source, 80).ipv4_fragment(field)));
             frames.push(tcp(source, 22).header_words(15));
         } else {
-            for headers in [&[HOP_BY_HOP][..], &[HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION], &[DESTINATION; 8]] {
+            for headers in
+                [&[HOP_BY_HOP][..], &[HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION], &[DESTINATION; 8]]
+            {
                 let frame = Frame::new().ip(source);
                 frames.extend([22, 80].map(|port| frame.clone().extended(headers, TCP, &ports(port, 20))));
             }
@@ -110,9 +115,8 @@ fn a_frame_with_its_headers_apart_gets_the_verdict_of_xdp() {
     for end in ["veth7", "veth8"] {
         sh(&lab, &format!("ip link set {end} addrgenmode none; ip link set {end} up"));
     }
-    let (wire, index) = lab.inside(Host::Server, || {
-        (Apart::open("veth8"), if_nametoindex("veth7").expect("it was just made"))
-    });
+    let (wire, index) = lab
+        .inside(Host::Server, || (Apart::open("veth8"), if_nametoindex("veth7").expect("it was just made")));
     let xdp = with_bans(Filter::load(Place::Xdp));
     let mut tc = with_bans(Filter::load(Place::Tc));
     lab.inside(Host::Server, || tc.attach("veth7"));

@@ -75,7 +75,8 @@ fn events_per_second(lab: &Lab) -> u64 {
 #[test]
 fn rates_come_to_the_packets_that_were_dropped() {
     let lab = Lab::network_only();
-    let _agent = Agent::start(&lab, "[sshd]\nport = 9999\nprotocol = udp\n[web]\nenabled = true\nfilter = sshd\n");
+    let _agent =
+        Agent::start(&lab, "[sshd]\nport = 9999\nprotocol = udp\n[web]\nenabled = true\nfilter = sshd\n");
     let (host, in_prefix, in_v6) = (attacker_v4(7), attacker_v4(9), attacker_v6(7));
     f2b_ok(&lab, &["ban", "sshd", &host.to_string(), "198.51.100.8/30", &in_v6.to_string()]);
     // Not who, but which ban drops it: this one covers everything.
@@ -209,7 +210,9 @@ fn a_terminal_shows_it_and_is_given_back_as_it_was() {
     f2b_ok(&lab, &["ban", "sshd", &attacker.to_string()]);
     let flood = Flood::start(&lab, attacker, PORT);
     let (enter, leave, show) = ("\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h");
-    for end in ["printf q", "printf '\\003'", "kill -TERM $(pidof -s f2b-top)", "kill -HUP $(pidof -s f2b-top)"] {
+    for end in
+        ["printf q", "printf '\\003'", "kill -TERM $(pidof -s f2b-top)", "kill -HUP $(pidof -s f2b-top)"]
+    {
         // `script` gives it a terminal of its own, and types what it reads.
         let typed = format!(
             "ln -sf {F2B} f2b-top; rm -f screen before after status; \

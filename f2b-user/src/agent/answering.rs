@@ -104,9 +104,7 @@ impl<M: BanMap> Agent<M> {
             .bans
             .subjects()
             .into_iter()
-            .filter_map(|subject| {
-                self.ban_info(subject, packets.get(&subject).copied().unwrap_or_default())
-            })
+            .filter_map(|subject| self.ban_info(subject, packets.get(&subject).copied().unwrap_or_default()))
             .collect();
         bans.sort_by_key(|ban| ban.until);
         Ok(Answer::Banned { bans })

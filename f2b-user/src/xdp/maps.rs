@@ -10,9 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{
-        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key,
-    },
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
 };
 use f2b_ebpf::{
     ALL_PORTS, ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTERS, Counters, FOREVER, KEY_BITS,

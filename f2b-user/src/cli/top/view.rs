@@ -22,10 +22,9 @@ pub(super) fn lines(rates: &Rates, bans: usize) -> Vec<Line> {
         let mode = mode.map_or_else(|| "not protected".into(), |mode| mode.to_string());
         [name.clone(), short(*dropped), short(*passed), mode]
     });
-    let scopes = rates
-        .scopes
-        .iter()
-        .map(|Scope { ports, packets, bytes }| [ports.clone(), short(*packets), short(*bytes), String::new()]);
+    let scopes = rates.scopes.iter().map(|Scope { ports, packets, bytes }| {
+        [ports.clone(), short(*packets), short(*bytes), String::new()]
+    });
     let shown = rates.bans.iter().take(bans).map(|Ban { address, packets, jails, until }| {
         [address.to_string(), short(*packets), rest(*until, rates.time), jails.join(", ")]
     });
