@@ -82,10 +82,11 @@ fn one_jails_unban_or_end_never_opens_anothers_and_ports_stay_apart() {
     assert_eq!(sink.count(attacker), 0, "the long one is not");
 }
 
-/// Jails `p01` to `p70`, each with a port of its own, without those that are `gone`.
-fn seventy_jails(gone: &[u16]) -> String {
-    let jail = |n: u16| format!("[p{n:02}]\nenabled = true\nfilter = sshd\nport = {}\n", PORT + n);
-    let jails = (1..=70).filter(|n| !gone.contains(n)).map(jail).collect::<String>();
+/// Jails `p01` to `p70`, each with a port of its own; in some, another one instead, or none: then it is gone.
+fn seventy_jails(others: &[(u16, Option<u16>)]) -> String {
+    let port = |n: u16| others.iter().find(|(jail, _)| *jail == n).map_or(Some(n), |(_, port)| *port);
+    let jail = |(n, port)| format!("[p{n:02}]\nenabled = true\nfilter = sshd\nport = {}\n", PORT + port);
+    let jails = (1..=70).filter_map(|n| Some((n, port(n)?))).map(jail).collect::<String>();
     format!("[DEFAULT]\nprotocol = udp\n[sshd]\nenabled = false\n{jails}")
 }
 
@@ -139,7 +140,7 @@ fn of_seventy_jails_with_ports_of_their_own_63_ban_exactly_these_and_the_rest_sa
 
     // One goes, bans and all: the next one has its place, and not its ports.
     let jail_local = lab.dir().join("config/jail.local");
-    fs::write(&jail_local, seventy_jails(&[5])).expect("the lab's directory is writable");
+    fs::write(&jail_local, seventy_jails(&[(5, None)])).expect("the lab's directory is writable");
     let reloaded = f2b_ok(&lab, &["reload"]);
     assert_eq!(reloaded.matches("is left out: its ports").count(), 6, "{reloaded}");
     assert!(agent.ban_of(attacker(5)).is_none());
@@ -152,6 +153,20 @@ fn of_seventy_jails_with_ports_of_their_own_63_ban_exactly_these_and_the_rest_sa
     assert_eq!([63, 64, 5].map(|n| dropped_to(&lab, PORT + n)), [2, 1, 0], "each port has its own count");
     let refused = f2b(&lab, &["ban", "p65", &attacker(65).to_string()]);
     assert_eq!(String::from_utf8_lossy(&refused.stderr), format!("f2b: {}\n", expected(65)));
+
+    // All 63 are in use. One jail takes the ports of another, as it is advised, one takes ports of its own: both keep their
+    // bans, which move, and there is room for one more.
+    let others = [(5, None), (6, Some(7)), (8, Some(80))];
+    fs::write(&jail_local, seventy_jails(&others)).expect("the lab's directory is writable");
+    let reloaded = f2b_ok(&lab, &["reload"]);
+    assert_eq!(reloaded.matches("is left out: its ports").count(), 5, "{reloaded}");
+    f2b_ok(&lab, &["ban", "p65", &attacker(65).to_string()]);
+    for (from, to) in [(6, 6), (6, 7), (8, 8), (8, 80), (65, 65), (7, 7), (64, 64)] {
+        send(attacker(from), PORT + to);
+    }
+    let packets = json(&lab, &["status", "--json"])["packets"].clone();
+    assert_eq!((&packets["dropped"], &packets["other_ports"]), (&70.into(), &129.into()), "{packets}");
+    assert_eq!([6, 7, 8, 80, 65, 64].map(|n| dropped_to(&lab, PORT + n)), [0, 3, 0, 1, 1, 2]);
 }
 
 #[test]

@@ -87,8 +87,8 @@ pub struct Agent<M> {
     own_addresses: Vec<IpAddr>,
     /// What each jail's bans cover.
     scopes: BTreeMap<String, Scopes>,
-    /// The jails that ban nothing because their ports find no room in the kernel, and a sentence about it.
-    left_out: BTreeMap<String, String>,
+    /// The jails that ban nothing because their ports find no room in the kernel.
+    left_out: BTreeMap<String, LeftOut>,
     /// What `f2b.conf` says.
     own: Own,
     config_dir: Option<PathBuf>,
@@ -97,6 +97,13 @@ pub struct Agent<M> {
     refused: u64,
     /// Up to where the lines of each source were decided on.
     positions: BTreeMap<String, SourcePosition>,
+}
+
+#[derive(Debug)]
+struct LeftOut {
+    jail: Jail,
+    /// A sentence with its name.
+    why: String,
 }
 
 /// Up to where the lines of a source were decided on.

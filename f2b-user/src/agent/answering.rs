@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::Agent;
+use super::{Agent, LeftOut};
 use crate::{
     action::End,
     ban::Subject,
@@ -41,7 +41,7 @@ impl<M: BanMap> Agent<M> {
     fn status(&self) -> Result<Status> {
         Ok(Status {
             jails: self.jails.keys().cloned().collect(),
-            left_out: self.left_out.values().cloned().collect(),
+            left_out: self.left_out_because(),
             interfaces: self.map.interfaces()?,
             banned: self.bans.len(),
             prefixes: self.bans.prefixes(),
@@ -181,7 +181,7 @@ impl<M: BanMap> Agent<M> {
     }
 
     pub(super) fn no_such_jail(&self, name: &str) -> String {
-        if let Some(why) = self.left_out.get(name) {
+        if let Some(LeftOut { why, .. }) = self.left_out.get(name) {
             return why.clone();
         }
         let known = self.jails.keys().cloned().collect::<Vec<_>>().join(", ");
