@@ -44,8 +44,8 @@ impl<M: BanMap> Agent<M> {
         self.unban(self.owners_without_jail(), End::Single, now);
         self.number_scopes(self.bans.scopes());
         if !self.left_out.is_empty() {
-            // First, bans let go of ports that are not their jails' any more, also those that get no others yet: there may
-            // be room then.
+            // There may be room once bans let go of ports that are not their jails' any more, also those that get no others
+            // yet.
             self.scopes.extend(self.left_out.keys().map(|name| (name.clone(), 0)));
             self.rescope(now);
             self.number_scopes(self.bans.scopes());

@@ -122,9 +122,6 @@ impl Events {
 
     /// Takes the reports there are. Ends what nobody watches any more.
     pub(super) fn take(&mut self, maps: &mut Maps, now: Instant) -> Result<()> {
-        if let Some(watch) = self.watch.take_if(|watch| watch.until <= now) {
-            maps.report_drops(watch.before)?;
-        }
         let mut reports = HashMap::<_, u32>::new();
         while let Some(event) = self.ring.next() {
             let Some(event) = DropEvent::from_bytes(&event) else { continue };
@@ -137,8 +134,12 @@ impl Events {
             }
             *reports.entry((event.addr, event.scope)).or_default() += 1;
         }
-        match &mut self.watch {
-            Some(watch) => watch.weigh(reports, maps, now),
+        if let Some(watch) = &mut self.watch {
+            watch.weigh(reports, maps, now)?;
+        }
+        // Last: what was reported for somebody who watched is not meant for the log.
+        match self.watch.take_if(|watch| watch.until <= now) {
+            Some(watch) => maps.report_drops(watch.before),
             None => Ok(()),
         }
     }
