@@ -191,7 +191,8 @@ fn a_prefix_is_banned_except_for_the_allow_list() {
     let banned = f2b_ok(&lab, &["banned"]);
     assert!(banned.contains("2001:db8:51::/120 "), "{banned}");
     f2b_ok(&lab, &["unban", "--all"]);
-    assert!(lab.connects(attacker_v6(200)));
+    // Neighbour discovery was in the banned prefix, too: on a busy machine both sides have given each other up by now.
+    wait_until(PATIENCE, "it connects again", || lab.connects(attacker_v6(200)));
 }
 
 #[test]
