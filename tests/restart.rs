@@ -14,6 +14,7 @@ use std::{
 use common::{Agent, PATIENCE, PINS, f2b_ok};
 use lab::{Flood, Lab, Sink, attacker_v4, attacker_v6, wait_until};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const PORT: u16 = 9999;
 
@@ -71,13 +72,27 @@ fn no_banned_packet_passes_while_agents_are_killed_and_started() {
     let others = Flood::start(&lab, other, PORT);
     wait_until(PATIENCE, "the bystander's packets arrive", || sink.count(other) > 1000);
     others.stop();
-    let dropped = agent.ban_of(attacker).expect("still banned")["packets"].as_u64();
-    assert_eq!(dropped, Some(sent), "every packet sent is counted as dropped");
+    let ban = agent.ban_of(attacker).expect("still banned");
+    let dropped = ban["packets"].as_u64().expect("a number");
+    // On a machine that is busy beyond its means, the wire overflows now and then: it counts that itself.
+    let lost = lost_on_the_wire(&lab);
+    assert!(
+        dropped <= sent && dropped + lost >= sent,
+        "{sent} sent, {lost} lost on the wire, {dropped} counted as dropped"
+    );
     writeln!(
         io::stderr(),
-        "{rounds} agents killed or stopped: {sent} banned packets sent, {sent} dropped, 0 passed"
+        "{rounds} agents killed or stopped: {sent} banned packets sent, {lost} lost on the wire, {dropped} dropped, 0 \
+         passed"
     )
     .expect("stderr is there");
+}
+
+/// Packets of the attackers that found no room on the wire.
+fn lost_on_the_wire(lab: &Lab) -> u64 {
+    let output = lab.attacker("ip").args(["-json", "-statistics", "link", "show", "peer0"]).output();
+    let links: Value = serde_json::from_slice(&output.stdout).expect("ip prints JSON");
+    links[0]["stats64"]["tx"]["dropped"].as_u64().expect("a number")
 }
 
 #[test]

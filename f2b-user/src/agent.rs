@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{info, warn};
 
@@ -52,7 +52,7 @@ use crate::{
         journal::{self, Position},
     },
     store::Store,
-    xdp::BanMap,
+    xdp::{BanMap, TAKE_EVERY},
 };
 
 /// Batches of lines that may wait for the agent; more make the reader wait.
@@ -87,6 +87,8 @@ pub struct Agent<M> {
     own_addresses: Vec<IpAddr>,
     /// What each jail's bans cover.
     scopes: BTreeMap<String, Scopes>,
+    /// The jails that ban nothing because their ports find no room in the kernel.
+    left_out: BTreeMap<String, LeftOut>,
     /// What `f2b.conf` says.
     own: Own,
     config_dir: Option<PathBuf>,
@@ -95,6 +97,13 @@ pub struct Agent<M> {
     refused: u64,
     /// Up to where the lines of each source were decided on.
     positions: BTreeMap<String, SourcePosition>,
+}
+
+#[derive(Debug)]
+struct LeftOut {
+    jail: Jail,
+    /// A sentence with its name.
+    why: String,
 }
 
 /// Up to where the lines of a source were decided on.
@@ -126,6 +135,7 @@ impl<M: BanMap> Agent<M> {
             questions: Questions::default(),
             own_addresses: Vec::new(),
             scopes: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             own: config.own,
             config_dir,
             dry_run: false,
@@ -270,6 +280,8 @@ impl<M: BanMap> Agent<M> {
         let mut housekeeping = interval(HOUSEKEEPING);
         let mut storing = interval(STORE_POSITIONS);
         let mut purging = interval(PURGE);
+        let mut reporting = interval(TAKE_EVERY);
+        reporting.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut clock = Clock::new(SystemTime::now(), Instant::now());
         tokio::spawn(async move { socket.serve(calls_in).await });
         info!("Ready");
@@ -307,13 +319,16 @@ impl<M: BanMap> Agent<M> {
                     false
                 }
                 Some((request, reply)) = calls.recv() => {
-                    let reload = request == Request::Reload;
+                    let (reload, only_rates) = (request == Request::Reload, request == Request::Top);
                     let answer = self.answer(request, SystemTime::now());
                     let reloaded = reload && matches!(answer, Answer::Reloaded { .. });
-                    let stored = self.store.flushed();
+                    // Rates are of this moment, and tell of nothing that was done.
+                    let stored = (!only_rates).then(|| self.store.flushed());
                     tokio::spawn(async move {
                         // What the operator is told is done survives the next moment, unless the disk hangs.
-                        if timeout(STORE_PATIENCE, stored).await.is_err() {
+                        if let Some(stored) = stored
+                            && timeout(STORE_PATIENCE, stored).await.is_err()
+                        {
                             warn!("The store does not answer; what was asked for is done, and not stored yet");
                         }
                         // A client that has gone away needs no answer.
@@ -323,6 +338,12 @@ impl<M: BanMap> Agent<M> {
                 }
                 () = changes.next() => {
                     self.follow(&net).await;
+                    false
+                }
+                _ = reporting.tick(), if self.map.reports() => {
+                    if let Err(error) = self.map.take_reports() {
+                        warn!("What the kernel reports is not known: {error:#}");
+                    }
                     false
                 }
                 _ = housekeeping.tick() => {

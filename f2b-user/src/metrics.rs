@@ -128,6 +128,7 @@ mod tests {
             Packets { passed: 1, dropped: 2, lapsed: 3, other_ports: 4, allowed: 5, not_ip: 6, malformed: 7 };
         let status = Status {
             jails: vec!["sshd".into()],
+            left_out: Vec::new(),
             interfaces: vec![
                 interface("eth0", Some(Mode::Tc), Some("\"fw\" is there,\na\\b"), packets),
                 interface("eth1", None, Some("the interface is not there"), Packets::default()),

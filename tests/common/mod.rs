@@ -44,6 +44,16 @@ impl<'lab> Agent<'lab> {
 
     /// Starts the agent and returns at once.
     pub fn launch(lab: &'lab Lab, jail_local: &str, args: &[&str]) -> Self {
+        Self::launch_by(lab, jail_local, args, Program::start)
+    }
+
+    /// The same with a start of its own.
+    pub fn launch_by(
+        lab: &'lab Lab,
+        jail_local: &str,
+        args: &[&str],
+        start: impl FnOnce(Program) -> Process,
+    ) -> Self {
         let mut program = lab.server(F2B).arg("run").args(args);
         if !jail_local.is_empty() {
             let config = lab.dir().join("config");
@@ -51,7 +61,7 @@ impl<'lab> Agent<'lab> {
             fs::write(config.join("jail.local"), jail_local).expect("the lab's directory is writable");
             program = program.arg("-c").arg(config);
         }
-        Self { lab, process: program.unit("f2b.service").start() }
+        Self { lab, process: start(program.unit("f2b.service")) }
     }
 
     /// Has the agent end as a service manager does, and waits until it has.

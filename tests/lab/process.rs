@@ -59,6 +59,12 @@ impl Program {
         self
     }
 
+    /// Changes how it is started.
+    pub fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
+        change(&mut self.command);
+        self
+    }
+
     /// Runs the program as the service `unit`, that is in the cgroup `/system.slice/<unit>`.
     pub fn unit(mut self, unit: &str) -> Self {
         self.unit = Some(unit.into());

@@ -8,7 +8,7 @@ use aya::{
         Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf,
         lpm_trie::Key,
     },
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp},
 };
 use f2b::xdp::OBJECT;
 use f2b_ebpf::{
@@ -113,8 +113,13 @@ pub struct Filter {
 impl Filter {
     /// Nothing is banned.
     pub fn load(place: Place) -> Self {
+        Self::load_object(OBJECT, place)
+    }
+
+    /// The same of an object that is ours but for some instructions.
+    pub fn load_object(object: &[u8], place: Place) -> Self {
         assert!(Uid::effective().is_root(), "loading an XDP program needs root; run: cargo xtask test");
-        let mut ebpf = EbpfLoader::new().load(OBJECT).expect("the kernel takes the maps");
+        let mut ebpf = EbpfLoader::new().load(object).expect("the kernel takes the maps");
         let program = ebpf.program_mut(place.program()).expect("the object has the program");
         match place {
             Place::Tc => <&mut SchedClassifier>::try_from(program).expect("it is for tc").load(),
@@ -133,6 +138,13 @@ impl Filter {
             events: map(&mut ebpf, EVENTS),
             ebpf,
         }
+    }
+
+    /// Has the program for tc judge what arrives at an interface, until it is dropped.
+    pub fn attach(&mut self, interface: &str) {
+        let program = self.ebpf.program_mut(PROGRAM_TC).expect("the object has the program");
+        let program = <&mut SchedClassifier>::try_from(program).expect("it is for tc");
+        program.attach(interface, TcAttachType::Ingress).expect("nothing else is there");
     }
 
     /// How many instructions the kernel's verifier looked at to take the program.
@@ -209,8 +221,13 @@ impl Filter {
 
     /// The counters of the interface that test runs arrive at (`lo`), over all CPUs.
     pub fn counters(&self) -> Counters {
+        self.counters_at(1)
+    }
+
+    /// The counters of an interface, over all CPUs.
+    pub fn counters_at(&self, index: u32) -> Counters {
         let mut sum = Counters::default();
-        for cpu in self.counters.get(&counters_of(1), 0).expect("there are 256").iter() {
+        for cpu in self.counters.get(&counters_of(index), 0).expect("there are 256").iter() {
             sum += *cpu;
         }
         sum

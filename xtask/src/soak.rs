@@ -21,6 +21,8 @@ xflags::xflags! {
     /// with every failure counted once; spoiled log lines through every filter of the real fail2ban and through ours;
     /// days of logs through the real fail2ban and through our agent.
     cmd soak {
+        /// Just this step, by the name in its heading: frames, kills, journal, lines, peer, attacked.
+        optional --only step: String
         /// How many frames (default: 10 million, a few minutes).
         optional --frames frames: u64
         /// How many agents (default: 300, about a second each).
@@ -45,7 +47,7 @@ impl Soak {
         frames.arg("--release");
         frames.env(FRAMES_VARIABLE, self.frames.unwrap_or(10_000_000).to_string());
         let mut kills = cargo::test_as_root("restart")?;
-        kills.args(["--release", "--", "no_banned_packet_passes"]);
+        kills.args(["--release", "--", "--nocapture", "no_banned_packet_passes"]);
         kills.env(ROUNDS_VARIABLE, self.rounds.unwrap_or(300).to_string());
         let mut journal = cargo::test_as_root("journal")?;
         journal.args(["--release", "--", "every_failure_counts_once"]);
@@ -59,13 +61,14 @@ impl Soak {
         let mut attacked = cargo::test_as_root("killed")?;
         attacked.args(["--release", "--", "--nocapture"]);
         attacked.env(KILLS_VARIABLE, self.kills.unwrap_or(200).to_string());
-        step::run_all(vec![
+        let steps = vec![
             Step::new("frames", frames),
             Step::new("kills", kills),
             Step::new("journal", journal),
             Step::new("lines", lines),
             Step::new("peer", peer),
             Step::new("attacked", attacked),
-        ])
+        ];
+        step::run_all(step::only(steps, self.only.as_deref())?)
     }
 }

@@ -19,6 +19,17 @@ impl Step {
     }
 }
 
+/// Just the step of this name, if one is named.
+pub(crate) fn only(mut steps: Vec<Step>, name: Option<&str>) -> Result<Vec<Step>> {
+    let Some(name) = name else { return Ok(steps) };
+    let names: Vec<_> = steps.iter().map(|step| step.name.clone()).collect();
+    steps.retain(|step| step.name == name);
+    if steps.is_empty() {
+        bail!("there is no step `{name}`; there are {}", names.join(", "));
+    }
+    Ok(steps)
+}
+
 /// Stops at the first step that fails; the times of those that ran are shown in any case.
 pub(crate) fn run_all(steps: Vec<Step>) -> Result<()> {
     let mut times: Vec<(String, Duration)> = Vec::new();

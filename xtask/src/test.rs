@@ -1,4 +1,4 @@
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{
     cargo::{self, Workspace, cargo},
@@ -20,15 +20,7 @@ xflags::xflags! {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         setup::ensure(Need::Tests, Mode::new(self.no_install))?;
-        let mut steps = steps(&Workspace::load()?)?;
-        if let Some(only) = self.only {
-            let names: Vec<_> = steps.iter().map(|step| step.name.clone()).collect();
-            steps.retain(|step| step.name == only);
-            if steps.is_empty() {
-                bail!("there is no step `{only}`; there are {}", names.join(", "));
-            }
-        }
-        step::run_all(steps)
+        step::run_all(step::only(steps(&Workspace::load()?)?, self.only.as_deref())?)
     }
 }
 

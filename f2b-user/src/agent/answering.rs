@@ -7,21 +7,22 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::Agent;
+use super::{Agent, LeftOut};
 use crate::{
     action::End,
     ban::Subject,
     config::{LogPath, LogSource},
-    control::{Answer, BanInfo, Banned, JailStatus, Refused, Request, Status},
+    control::{Answer, BanInfo, Banned, BusyBan, JailStatus, Refused, Request, Status, Top},
     ticket::Ticket,
-    xdp::BanMap,
+    xdp::{BanMap, Busy},
 };
 
 impl<M: BanMap> Agent<M> {
     /// Answers a request; `reload` is the loop's business.
     pub fn answer(&mut self, request: Request, now: SystemTime) -> Answer {
         let answer = match request {
-            Request::Status => self.status(),
+            Request::Status => self.status().map(Answer::Status),
+            Request::Top => self.top(),
             Request::JailStatus { jail } => self.jail_status(&jail),
             Request::Banned => self.banned(now),
             Request::JailBans { jail } => self.jail_bans(&jail),
@@ -37,9 +38,10 @@ impl<M: BanMap> Agent<M> {
         answer.unwrap_or_else(|error| Answer::Error { message: format!("{error:#}") })
     }
 
-    fn status(&self) -> Result<Answer> {
-        Ok(Answer::Status(Status {
+    fn status(&self) -> Result<Status> {
+        Ok(Status {
             jails: self.jails.keys().cloned().collect(),
+            left_out: self.left_out_because(),
             interfaces: self.map.interfaces()?,
             banned: self.bans.len(),
             prefixes: self.bans.prefixes(),
@@ -48,7 +50,22 @@ impl<M: BanMap> Agent<M> {
             packets: self.map.counters()?.into(),
             refused: self.refused,
             dry_run: self.dry_run,
-        }))
+        })
+    }
+
+    fn top(&mut self) -> Result<Answer> {
+        let busy = self.map.busy()?.into_iter();
+        let ban = |Busy { subject, packets, before }| {
+            Some(BusyBan { ban: self.ban_info(subject, packets)?, before })
+        };
+        let busy = busy.filter_map(ban).collect();
+        Ok(Answer::Top(Top { status: self.status()?, busy }))
+    }
+
+    /// `None`: it is not banned.
+    fn ban_info(&self, address: Subject, packets: u64) -> Option<BanInfo> {
+        let until = self.bans.until(address)?;
+        Some(BanInfo { address, jails: self.bans.owners(address), until, packets })
     }
 
     fn jail_status(&self, name: &str) -> Result<Answer> {
@@ -87,14 +104,7 @@ impl<M: BanMap> Agent<M> {
             .bans
             .subjects()
             .into_iter()
-            .filter_map(|subject| {
-                Some(BanInfo {
-                    address: subject,
-                    jails: self.bans.owners(subject),
-                    until: self.bans.until(subject)?,
-                    packets: packets.get(&subject).copied().unwrap_or_default(),
-                })
-            })
+            .filter_map(|subject| self.ban_info(subject, packets.get(&subject).copied().unwrap_or_default()))
             .collect();
         bans.sort_by_key(|ban| ban.until);
         Ok(Answer::Banned { bans })
@@ -171,6 +181,9 @@ impl<M: BanMap> Agent<M> {
     }
 
     pub(super) fn no_such_jail(&self, name: &str) -> String {
+        if let Some(LeftOut { why, .. }) = self.left_out.get(name) {
+            return why.clone();
+        }
         let known = self.jails.keys().cloned().collect::<Vec<_>>().join(", ");
         format!("there is no jail {name}; there are: {known}")
     }

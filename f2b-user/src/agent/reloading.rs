@@ -5,11 +5,11 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
-use super::Agent;
+use super::{Agent, LeftOut};
 use crate::{
     action::End,
     ban::{KERNEL, Scopes, Subject},
@@ -27,6 +27,7 @@ impl<M: BanMap> Agent<M> {
     pub(super) fn reload(&mut self, now: SystemTime) -> Result<Vec<String>> {
         let config = Config::load(self.config_dir.as_deref())
             .inspect_err(|error| error!("Not reloaded, the settings stay as they were: {error:#}"))?;
+        self.left_out.clear();
         let mut old = std::mem::take(&mut self.jails);
         for settings in config.jails {
             let name = settings.name.clone();
@@ -39,15 +40,24 @@ impl<M: BanMap> Agent<M> {
             };
             self.jails.insert(name, jail);
         }
-        let unnumbered = self.number_scopes(self.bans.scopes());
+        // First, so that their ports make room for others.
+        self.unban(self.owners_without_jail(), End::Single, now);
+        self.number_scopes(self.bans.scopes());
+        if !self.left_out.is_empty() {
+            // There may be room once bans let go of ports that are not their jails' any more, also those that get no others
+            // yet.
+            self.scopes.extend(self.left_out.keys().map(|name| (name.clone(), 0)));
+            self.rescope(now);
+            self.number_scopes(self.bans.scopes());
+            self.unban(self.owners_without_jail(), End::Single, now);
+        }
+        self.tell_of_scopes();
         self.questions.forget();
         if !self.goes_by_history() {
             self.history = History::default();
         } else if self.history.is_empty() {
             self.history = self.past_bans(now);
         }
-        let gone = self.owners_without_jail();
-        self.unban(gone, End::Single, now);
         for name in old.keys() {
             self.actions.remove(name);
         }
@@ -62,7 +72,7 @@ impl<M: BanMap> Agent<M> {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        Ok([config.warnings, unnumbered].concat())
+        Ok([config.warnings, self.left_out_because()].concat())
     }
 
     /// The bans of jails that are gone.
@@ -90,30 +100,46 @@ impl<M: BanMap> Agent<M> {
 
     /// Gives the jails' scopes their numbers in the kernel; `in_use` are those that bans have there. A jail whose ports
     /// find no number is left out: better no ban than one of other ports.
-    pub(super) fn number_scopes(&mut self, mut in_use: Scopes) -> Vec<String> {
-        let mut warnings = Vec::new();
+    pub(super) fn number_scopes(&mut self, mut in_use: Scopes) {
+        let again = std::mem::take(&mut self.left_out).into_iter();
+        self.jails.extend(again.map(|(name, LeftOut { jail, .. })| (name, jail)));
         self.scopes.clear();
-        self.jails.retain(|name, jail| {
-            let mut scopes = 0;
-            for scope in &jail.settings().scopes {
-                match self.map.scope(scope, in_use) {
-                    Ok(number) => scopes |= 1 << number,
-                    Err(error) => {
-                        let warning = format!("jail {name} is left out: its ports ({scope}): {error:#}");
-                        error!("{warning}");
-                        warnings.push(warning);
-                        return false;
-                    }
+        for (name, jail) in std::mem::take(&mut self.jails) {
+            match self.number_scopes_of(&jail, in_use) {
+                Ok(scopes) => {
+                    in_use |= scopes;
+                    self.scopes.insert(name.clone(), scopes);
+                    self.jails.insert(name, jail);
+                }
+                Err(error) => {
+                    let why = format!("jail {name} is left out: its ports {error:#}");
+                    self.left_out.insert(name, LeftOut { jail, why });
                 }
             }
-            if scopes == 0 {
-                info!(jail = name, "No firewall action: its bans are listed, and drop nothing");
-            }
-            in_use |= scopes;
-            self.scopes.insert(name.clone(), scopes);
-            true
-        });
-        warnings
+        }
+    }
+
+    fn number_scopes_of(&mut self, jail: &Jail, in_use: Scopes) -> Result<Scopes> {
+        let mut scopes = 0;
+        for scope in &jail.settings().scopes {
+            let number = self.map.scope(scope, in_use | scopes).with_context(|| format!("({scope})"))?;
+            scopes |= 1 << number;
+        }
+        Ok(scopes)
+    }
+
+    /// Logs what the scopes have come to.
+    pub(super) fn tell_of_scopes(&self) {
+        for (jail, _) in self.scopes.iter().filter(|(_, scopes)| **scopes == 0) {
+            info!(jail, "No firewall action: its bans are listed, and drop nothing");
+        }
+        for LeftOut { why, .. } in self.left_out.values() {
+            error!("{why}");
+        }
+    }
+
+    pub(super) fn left_out_because(&self) -> Vec<String> {
+        self.left_out.values().map(|LeftOut { why, .. }| why.clone()).collect()
     }
 
     /// Puts into the kernel's allow list what every jail ignores, and what `f2b.conf` allows. What only some jails

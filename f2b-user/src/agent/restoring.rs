@@ -52,6 +52,7 @@ impl<M: BanMap> Agent<M> {
         in_kernel.sort_unstable_by_key(|(subject, _)| *subject);
         self.apply(over, at())?;
         self.number_scopes(in_use);
+        self.tell_of_scopes();
         let told = |ban: &&StoredBan| self.actions.of(&ban.owner).is_some();
         let told: Vec<_> = stored_bans.iter().filter(told).cloned().collect();
         // Of a jail that is gone, nobody knows the ports. What the kernel has of it goes on below.

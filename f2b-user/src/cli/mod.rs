@@ -10,6 +10,7 @@ mod regex;
 mod reload;
 mod run;
 mod status;
+mod top;
 mod unban;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use crate::control::{Answer, DEFAULT_SOCKET, Request, client};
@@ -56,6 +57,8 @@ enum Command {
     Status(status::Status),
     /// List all bans
     Banned,
+    /// Show what is dropped and passed a second, and the bans that drop most
+    Top(top::Top),
     /// Ban addresses in a jail's name, for its bantime
     Ban(ban::Ban),
     /// Free addresses, whoever banned them
@@ -97,6 +100,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Run(command) => command.run(cli.global),
         Command::Status(command) => command.run(&cli.global),
         Command::Banned => banned::run(&cli.global),
+        Command::Top(command) => command.run(&cli.global),
         Command::Ban(command) => command.run(&cli.global),
         Command::Unban(command) => command.run(&cli.global),
         Command::Import(command) => command.run(&cli.global),
@@ -113,12 +117,15 @@ impl Global {
     /// another question).
     fn ask(&self, request: &Request, text: impl FnOnce(&Answer) -> Option<String>) -> Result<Answer> {
         let answer = client::ask(&self.socket, request)?;
-        let text = text(&answer).with_context(|| {
-            format!("the agent answers something else ({answer:?}); is it another version of f2b?")
-        })?;
+        let text = text(&answer).ok_or_else(|| something_else(&answer))?;
         print(&if self.json { format!("{}\n", serde_json::to_string_pretty(&answer)?) } else { text })?;
         Ok(answer)
     }
+}
+
+/// An answer to another question.
+fn something_else(answer: &Answer) -> Error {
+    anyhow!("the agent answers something else ({answer:?}); is it another version of f2b?")
 }
 
 fn print(text: &str) -> Result<()> {

@@ -35,6 +35,9 @@ fn agent(status: &control::Status) -> String {
         status.jails.len(),
         status.jails.join(", "),
     );
+    for sentence in &status.left_out {
+        out.push_str(&format!("|- Left out:\t{sentence}\n"));
+    }
     if status.dry_run {
         out.push_str("|- Interfaces:\tnone (dry run: nothing is enforced)\n");
     } else {

@@ -22,6 +22,8 @@ const MAX_FRAME: u64 = 256 * 1024 * 1024;
 #[serde(rename_all = "kebab-case", tag = "request")]
 pub enum Request {
     Status,
+    /// The bans that drop most, too. Once a second by who wants rates.
+    Top,
     JailStatus {
         jail: String,
     },
@@ -50,6 +52,7 @@ pub enum Request {
 #[serde(rename_all = "kebab-case", tag = "answer")]
 pub enum Answer {
     Status(Status),
+    Top(Top),
     JailStatus(JailStatus),
     Banned {
         bans: Vec<BanInfo>,
@@ -85,6 +88,9 @@ pub enum Answer {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
     pub jails: Vec<String>,
+    /// A sentence about each jail that cannot work because its ports find no room in the kernel.
+    #[serde(default)]
+    pub left_out: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     /// Addresses and prefixes banned now.
     pub banned: usize,
@@ -98,6 +104,23 @@ pub struct Status {
     /// Bans that the kernel did not take since the start: most of all, for want of room.
     pub refused: u64,
     pub dry_run: bool,
+}
+
+/// For `f2b top`: what is counted so far. Rates are the differences of two.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Top {
+    pub status: Status,
+    /// The bans that drop packets now, in no order.
+    pub busy: Vec<BusyBan>,
+}
+
+/// A ban that drops packets now.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct BusyBan {
+    #[serde(flatten)]
+    pub ban: BanInfo,
+    /// Its packets when it was first seen to be busy.
+    pub before: u64,
 }
 
 /// Frames by verdict since the maps were made; see [`f2b_ebpf::Counters`].

@@ -210,11 +210,6 @@ impl Programs {
     pub(super) fn mode(&self) -> Option<Mode> {
         self.mode
     }
-
-    /// The object, for the maps that are still in it.
-    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
-    }
 }
 
 fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {

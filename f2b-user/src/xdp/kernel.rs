@@ -1,20 +1,24 @@
 //! The real map of bans, and the programs that read it.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Instant, SystemTime},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
 };
 use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, v1};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
 use super::{
-    BanMap, InterfaceStatus, MapBan, Mode, ScopeStatus,
+    BanMap, Busy, InterfaceStatus, MapBan, Mode, ScopeStatus,
     attach::{self, Attached, Plan, Programs},
-    batch, events,
+    batch,
+    events::Events,
     maps::{Maps, copy_bans, take},
     pins::{MAPS, Pin, Pins, V1_BANS, V1_COUNTERS},
 };
@@ -48,7 +52,7 @@ pub struct Kernel {
     protected: Vec<Protected>,
     /// Whether the interfaces of default routes are protected, whichever those are.
     follows_routes: bool,
-    log_drops: u32,
+    events: Events,
     pins: Pins,
 }
 
@@ -101,8 +105,9 @@ impl Kernel {
         let mut ebpf = load_maps(&mut pins, options.max_bans)?;
         let mut maps = Maps::take(&mut ebpf, options.max_bans)?;
         maps.recount()?;
+        let events = Events::new(take(&mut ebpf, EVENTS)?, options.log_drops);
         let programs = Programs::load(ebpf, options.mode)?;
-        Ok(Self { maps, programs, protected, follows_routes, log_drops: options.log_drops, pins })
+        Ok(Self { maps, programs, protected, follows_routes, events, pins })
     }
 
     /// Puts the program on its interfaces. From here on the maps count.
@@ -117,12 +122,7 @@ impl Kernel {
         self.pins.keep();
         // Whatever read them reads ours now.
         self.pins.remove_old_layout()?;
-        self.maps.report_drops(self.log_drops)?;
-        if self.log_drops > 0 {
-            let events: RingBuf<MapData> = take(self.programs.ebpf(), EVENTS)?;
-            events::log(events);
-        }
-        Ok(())
+        self.events.start(&mut self.maps)
     }
 
     /// Protects an interface that has appeared, or has come back.
@@ -210,6 +210,26 @@ impl BanMap for Kernel {
 
     fn capacity(&self) -> u32 {
         self.maps.capacity()
+    }
+
+    fn busy(&mut self) -> Result<Vec<Busy>> {
+        self.events.watch(&mut self.maps, Instant::now())
+    }
+
+    fn reports(&self) -> bool {
+        self.events.is_wanted()
+    }
+
+    fn take_reports(&mut self) -> Result<()> {
+        self.events.take(&mut self.maps, Instant::now())
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Err(error) = self.events.stop(&mut self.maps) {
+            warn!("The programs go on reporting what they drop: {error:#}");
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, lpm_trie::Key},
 };
 use f2b_ebpf::{
     ALL_PORTS, ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTERS, Counters, FOREVER, KEY_BITS,
@@ -47,8 +47,6 @@ pub(super) struct Maps {
     scope_counters: PerCpuArray<MapData, ScopeCounters>,
     counters: PerCpuArray<MapData, Counters>,
     settings: Array<MapData, Settings>,
-    /// What is in `settings`.
-    current: Settings,
     /// What is in `scopes`, by number.
     known: Vec<Option<Ports>>,
     capacity: u32,
@@ -80,14 +78,12 @@ impl Maps {
             scope_counters: take(ebpf, SCOPE_COUNTERS)?,
             counters: take(ebpf, COUNTERS)?,
             settings: take(ebpf, SETTINGS)?,
-            current: Settings::default(),
             known: vec![None; MAX_SCOPES as usize],
             capacity,
             banned_prefixes: BTreeSet::new(),
             addresses: 0,
             is_high: false,
         };
-        maps.current = maps.settings.get(&0, 0).context("reading the settings")?;
         maps.read_scopes()?;
         Ok(maps)
     }
@@ -309,6 +305,41 @@ impl Maps {
         self.change_settings(|settings| settings.events_per_second = per_second)
     }
 
+    /// The same, as it is now: somebody may have set it by hand.
+    pub(super) fn drops_reported(&self) -> Result<u32> {
+        Ok(self.settings()?.events_per_second)
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        self.settings.get(&0, 0).context("reading the settings")
+    }
+
+    /// Whose ban it is that drops packets of this source in the name of `scope`: the address's own, else that of the
+    /// longest prefix around it.
+    pub(super) fn dropping(&self, source: BanKey, scope: u32) -> Result<Option<Subject>> {
+        let own = found(self.bans.get(&source, 0)).context("reading the map of bans")?;
+        let now_ns = monotonic_ns()?;
+        if own.is_some_and(|entry| entry.scopes_at(now_ns) & 1 << scope != 0) {
+            return Ok(Some(ip(source).into()));
+        }
+        // IPv4 is within IPv6, and may be in a prefix of that.
+        let lengths = (0..KEY_BITS as u8).rev();
+        let mut around = lengths.filter_map(|length| IpNet::new(source.addr.into(), length).ok());
+        Ok(around.find_map(|net| self.banned_prefixes.get(&net.into()).copied()))
+    }
+
+    /// The packets dropped because of a ban, if it is there.
+    pub(super) fn packets(&self, subject: Subject) -> Result<Option<u64>> {
+        let entry = match subject.address() {
+            Some(address) => found(self.bans.get(&address.into(), 0)),
+            None if self.banned_prefixes.contains(&subject) => {
+                found(self.prefixes.get(&key(subject.net()), 0))
+            }
+            None => Ok(None),
+        };
+        Ok(entry.with_context(|| format!("reading the ban of {subject}"))?.map(|entry| entry.packets))
+    }
+
     fn count_prefixes(&mut self) -> Result<()> {
         let prefixes = self.banned_prefixes.len() as u32;
         self.change_settings(|settings| settings.prefixes = prefixes)
@@ -329,11 +360,11 @@ impl Maps {
     }
 
     fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
-        let mut settings = self.current;
+        let current = self.settings()?;
+        let mut settings = current;
         change(&mut settings);
-        if settings != self.current {
+        if settings != current {
             self.settings.set(0, settings, 0).context("writing the settings")?;
-            self.current = settings;
         }
         Ok(())
     }
@@ -367,6 +398,11 @@ impl Maps {
     fn write_scope(&mut self, number: u32, ports: &Ports) -> Result<()> {
         let mut entry = ScopeEntry::from(ports);
         self.scopes.set(number, entry, 0).context("writing the scopes")?;
+        // What was counted under this number was dropped in the name of other ports.
+        let counted = self.scope_counters.get(&number, 0).context("reading the scopes' counters")?;
+        let zeros = counted.iter().map(|_| ScopeCounters::default()).collect::<Vec<_>>();
+        let zeros = PerCpuValues::try_from(zeros).context("as many as there are CPUs")?;
+        self.scope_counters.set(number, zeros, 0).context("writing the scopes' counters")?;
         self.mark_ports(&entry, |mask| mask | 1 << number)?;
         entry.ready = 1;
         self.scopes.set(number, entry, 0).context("writing the scopes")?;

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    events::LOGGED_PER_SECOND,
+    events::{LOGGED_PER_SECOND, TAKE_EVERY},
     kernel::{Kernel, OBJECT, Options},
     pins::{DEFAULT_PIN_DIR, detach},
 };
@@ -78,6 +78,39 @@ pub trait BanMap {
 
     /// How many bans of addresses fit.
     fn capacity(&self) -> u32;
+
+    /// The bans that drop packets now, as far as a sample of the packets tells. It is taken from the first call on, and
+    /// until five seconds after the last one. None where nothing is dropped, as in what follows.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn busy(&mut self) -> Result<Vec<Busy>> {
+        Ok(Vec::new())
+    }
+
+    /// Whether the kernel reports a sample of what it drops, so that [`take_reports`](Self::take_reports) must be called
+    /// every [`TAKE_EVERY`].
+    fn reports(&self) -> bool {
+        false
+    }
+
+    /// Logs and counts what the kernel has reported.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn take_reports(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A ban that drops packets now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Busy {
+    pub subject: Subject,
+    /// Packets dropped because of it.
+    pub packets: u64,
+    /// As many as that when it was first seen to be busy.
+    pub before: u64,
 }
 
 /// A ban as the map holds it.
