@@ -1,6 +1,7 @@
 //! The bans of the agent before, at a start.
 
 use std::{
+    collections::BTreeMap,
     iter::repeat_with,
     time::{Instant, SystemTime},
 };
@@ -37,6 +38,7 @@ impl<M: BanMap> Agent<M> {
         if self.goes_by_history() {
             self.history = self.past_bans(now);
         }
+        self.resume();
         let mut in_kernel = Vec::new();
         let mut in_use = 0;
         let mut over = Vec::new();
@@ -108,6 +110,19 @@ impl<M: BanMap> Agent<M> {
             );
         }
         Ok(())
+    }
+
+    /// Goes on from what an agent before had counted when it stopped. Of one that was killed, it is counted again.
+    fn resume(&mut self) {
+        let counted = self.store.take_counted().unwrap_or_else(|error| {
+            error!("It is not known what was counted before: {error:#}");
+            BTreeMap::new()
+        });
+        for (name, counted) in counted {
+            if let Some(jail) = self.jails.get_mut(&name) {
+                jail.resume(&counted);
+            }
+        }
     }
 
     /// Logs the bans that are put back, as many as anybody would read, and tells the actions of those that go on.

@@ -1,4 +1,5 @@
-//! What outlives the process: bans and who asked for them, how often, and why; and up to where logs were read. SQLite.
+//! What outlives the process: bans and who asked for them, how often, and why; up to where logs were read, and what was
+//! counted up to there. SQLite.
 //!
 //! The kernel map outlives the agent too, but not the machine, and it does not know jails. So a store that fails never
 //! stops a ban, and one that is slow never delays one: a thread of its own gathers for a moment what is to be written,
@@ -12,6 +13,7 @@ mod tables;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -219,6 +221,20 @@ impl Store {
     /// Remembers up to where a source was read.
     pub fn set_position(&self, source: &str, position: &str, now: SystemTime) {
         self.write(Op::Position { source: source.to_owned(), position: position.to_owned(), now });
+    }
+
+    /// Remembers what each jail has counted, for an agent that goes on from there.
+    pub fn counted(&self, jails: Vec<(String, Vec<u8>)>) {
+        self.write(Op::Counted(jails));
+    }
+
+    /// What each jail had [`counted`](Self::counted) when the agent before stopped; the second time, nothing. Waits for
+    /// the disk.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub fn take_counted(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        self.ask(|reply| Message::TakeCounted { reply })
     }
 
     /// All bans that had ended by `now` were ended here: the next agent has nothing to tell of them.
@@ -475,6 +491,23 @@ mod tests {
         assert_eq!(ended(160), ["192.0.2.2"]);
         assert!(ended(170).is_empty());
         assert!(ended(90).is_empty(), "the clock was set back");
+    }
+
+    #[test]
+    fn what_was_counted_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), at(0));
+        assert!(store.take_counted().unwrap().is_empty());
+        let long: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+        let jails = [("sshd".to_owned(), long), ("web".to_owned(), Vec::new())];
+        store.counted(vec![("gone".into(), vec![1])]);
+        store.counted(jails.to_vec());
+        drop(store);
+        let store = open(dir.path(), at(1));
+        assert_eq!(store.take_counted().unwrap(), jails.into());
+        drop(store);
+        let store = open(dir.path(), at(2));
+        assert!(store.take_counted().unwrap().is_empty(), "whoever is killed leaves nothing");
     }
 
     #[test]

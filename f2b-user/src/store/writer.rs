@@ -1,6 +1,7 @@
 //! The thread that writes. It gathers what comes within a moment into one transaction.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -45,6 +46,10 @@ pub(super) enum Message {
     Evidence {
         bans: Vec<StoredBan>,
         reply: SyncSender<Result<Vec<Evidence>>>,
+    },
+    /// What jails had counted when the agent before stopped.
+    TakeCounted {
+        reply: SyncSender<Result<BTreeMap<String, Vec<u8>>>>,
     },
     /// Whoever waits until everything is written is told by this.
     Flush(Box<dyn FnOnce() + Send + Sync>),
@@ -102,6 +107,10 @@ impl Writer {
                     self.write();
                     let evidence = bans.iter().map(|ban| tables::evidence(&self.connection, ban));
                     drop(reply.send(evidence.collect()));
+                }
+                Ok(Message::TakeCounted { reply }) => {
+                    self.write();
+                    drop(reply.send(tables::take_counted(&mut self.connection)));
                 }
                 Ok(Message::Flush(tell)) => {
                     self.write();
