@@ -147,7 +147,8 @@ fn ticks(dice: &mut Rng, written: Vec<Written>, stops: &[f64]) -> Vec<Tick> {
     let mut rotated = Vec::new();
     while let Some(next) = written.peek() {
         let wait = (START + next.time - now).max(0.0);
-        let step = if wait > 300.0 { 300.0 - dice.f64() } else { wait + 0.3 + dice.f64() * dice.f64() * 25.0 };
+        let step =
+            if wait > 300.0 { 300.0 - dice.f64() } else { wait + 0.3 + dice.f64() * dice.f64() * 25.0 };
         let before = now;
         // Never at a whole second, nor whole seconds after another look, because there fail2ban's ban of that end goes on and
         // ours is over.

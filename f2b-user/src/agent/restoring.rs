@@ -1,7 +1,6 @@
 //! The bans of the agent before, at a start.
 
 use std::{
-    collections::BTreeMap,
     iter::repeat_with,
     time::{Instant, SystemTime},
 };
@@ -114,13 +113,14 @@ impl<M: BanMap> Agent<M> {
 
     /// Goes on from what an agent before had counted when it stopped. Of one that was killed, it is counted again.
     fn resume(&mut self) {
-        let counted = self.store.take_counted().unwrap_or_else(|error| {
-            error!("It is not known what was counted before: {error:#}");
-            BTreeMap::new()
-        });
-        for (name, counted) in counted {
-            if let Some(jail) = self.jails.get_mut(&name) {
-                jail.resume(&counted);
+        for part in self.store.take_counted() {
+            match part {
+                Ok((name, counted)) => {
+                    if let Some(jail) = self.jails.get_mut(&name) {
+                        jail.resume(&counted);
+                    }
+                }
+                Err(error) => error!("It is not known what was counted before: {error:#}"),
             }
         }
     }

@@ -13,7 +13,6 @@ mod tables;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -228,13 +227,13 @@ impl Store {
         self.write(Op::Counted(jails));
     }
 
-    /// What each jail had [`counted`](Self::counted) when the agent before stopped; the second time, nothing. Waits for
-    /// the disk.
-    ///
-    /// # Errors
-    /// The disk does not answer.
-    pub fn take_counted(&self) -> Result<BTreeMap<String, Vec<u8>>> {
-        self.ask(|reply| Message::TakeCounted { reply })
+    /// What each jail had [`counted`](Self::counted) when the agent before stopped, part by part; the second time, nothing.
+    /// Waits for the disk. An error is the last that comes.
+    pub fn take_counted(&self) -> impl Iterator<Item = Result<(String, Vec<u8>)>> + 'static {
+        // A million tallies are not in memory twice.
+        let (reply, parts) = sync_channel(1);
+        let stopped = self.messages.send(Message::TakeCounted { reply }).context("the store has stopped");
+        stopped.err().map(Err).into_iter().chain(parts)
     }
 
     /// All bans that had ended by `now` were ended here: the next agent has nothing to tell of them.
@@ -497,17 +496,18 @@ mod tests {
     fn what_was_counted_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), at(0));
-        assert!(store.take_counted().unwrap().is_empty());
-        let long: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
-        let jails = [("sshd".to_owned(), long), ("web".to_owned(), Vec::new())];
-        store.counted(vec![("gone".into(), vec![1])]);
-        store.counted(jails.to_vec());
+        let taken = |store: &Store| store.take_counted().collect::<Result<Vec<_>>>().unwrap();
+        assert!(taken(&store).is_empty());
+        let all = |jail: &str, bytes: Vec<u8>| (jail.to_owned(), bytes);
+        store.counted(vec![all("gone", vec![1])]);
+        store.counted(vec![all("sshd", vec![7; tables::PART + 2]), all("web", Vec::new())]);
         drop(store);
         let store = open(dir.path(), at(1));
-        assert_eq!(store.take_counted().unwrap(), jails.into());
+        let parts = [all("sshd", vec![7; tables::PART]), all("sshd", vec![7; 2]), all("web", Vec::new())];
+        assert_eq!(taken(&store), parts);
         drop(store);
         let store = open(dir.path(), at(2));
-        assert!(store.take_counted().unwrap().is_empty(), "whoever is killed leaves nothing");
+        assert!(taken(&store).is_empty(), "whoever is killed leaves nothing");
     }
 
     #[test]

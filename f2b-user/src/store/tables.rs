@@ -1,7 +1,6 @@
 //! The tables, and what is read from and written to them. Times are microseconds since 1970.
 
 use std::{
-    collections::BTreeMap,
     iter,
     path::Path,
     time::{Duration, SystemTime},
@@ -15,6 +14,7 @@ use crate::{
     ban::{Subject, Until},
     history::OUTDATED_FACTOR,
     source::file,
+    tally,
 };
 
 /// Version of the tables, in SQLite's `user_version`.
@@ -58,8 +58,8 @@ const CREATE: &str = "
     );
 ";
 
-/// Bytes of tallies in a row.
-const PART: usize = 1 << 20;
+/// Bytes of tallies in a row: a megabyte, and none is torn apart.
+pub(super) const PART: usize = 25_000 * tally::BYTES;
 
 /// Before this, bans had no beginning: they begin with the change.
 const FROM_1: &str = "
@@ -177,21 +177,19 @@ pub(super) fn evidence(connection: &Connection, ban: &StoredBan) -> Result<Evide
     })
 }
 
-/// Takes what jails had counted when the agent before stopped.
-pub(super) fn take_counted(connection: &mut Connection) -> Result<BTreeMap<String, Vec<u8>>> {
+/// Hands to `take` what jails had counted when the agent before stopped, in parts of at most [`PART`].
+pub(super) fn take_counted(connection: &mut Connection, mut take: impl FnMut(String, Vec<u8>)) -> Result<()> {
     let transaction = connection.transaction()?;
-    let mut counted = BTreeMap::<_, Vec<u8>>::new();
-    let mut select = transaction.prepare("SELECT jail, tallies FROM counted ORDER BY rowid")?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        counted.entry(row.get(0)?).or_default().extend(row.get_ref(1)?.as_blob()?);
+    {
+        let mut select = transaction.prepare("SELECT jail, tallies FROM counted")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            take(row.get(0)?, row.get(1)?);
+        }
     }
-    drop(rows);
-    drop(select);
     // What is counted from now on is not in it.
     transaction.execute("DELETE FROM counted", [])?;
-    transaction.commit()?;
-    Ok(counted)
+    Ok(transaction.commit()?)
 }
 
 /// All bans of `subject` together, by `jail` or by all (`Fail2BanDb.getBansMerged`).

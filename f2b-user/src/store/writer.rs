@@ -1,7 +1,6 @@
 //! The thread that writes. It gathers what comes within a moment into one transaction.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -31,6 +30,9 @@ const BATCH: usize = 4096;
 /// How often it tries again when the disk took nothing.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// A jail and some of its tallies.
+pub(super) type Part = (String, Vec<u8>);
+
 pub(super) enum Message {
     Write(Op),
     Merged {
@@ -47,9 +49,9 @@ pub(super) enum Message {
         bans: Vec<StoredBan>,
         reply: SyncSender<Result<Vec<Evidence>>>,
     },
-    /// What jails had counted when the agent before stopped.
+    /// What jails had counted when the agent before stopped, part by part.
     TakeCounted {
-        reply: SyncSender<Result<BTreeMap<String, Vec<u8>>>>,
+        reply: SyncSender<Result<Part>>,
     },
     /// Whoever waits until everything is written is told by this.
     Flush(Box<dyn FnOnce() + Send + Sync>),
@@ -110,7 +112,10 @@ impl Writer {
                 }
                 Ok(Message::TakeCounted { reply }) => {
                     self.write();
-                    drop(reply.send(tables::take_counted(&mut self.connection)));
+                    let part = |jail, tallies| drop(reply.send(Ok((jail, tallies))));
+                    if let Err(error) = tables::take_counted(&mut self.connection, part) {
+                        drop(reply.send(Err(error)));
+                    }
                 }
                 Ok(Message::Flush(tell)) => {
                     self.write();
