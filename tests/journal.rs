@@ -54,6 +54,8 @@ fn every_failure_counts_once_through_rotations_kills_and_a_restart_of_journald()
     );
     // Enough failures, and one too few: a lost one frees one of the first, a doubled one bans one of the others.
     let attackers = entries / (2 * MAXRETRY - 1);
+    fs::write(lab.dir().join("config/f2b.local"), format!("[f2b]\nmax_bans = {}\n", 2 * attackers))
+        .expect("the lab's directory is writable");
     let enough = |n: usize| (n, MAXRETRY);
     let too_few = |n: usize| (attackers + n, MAXRETRY - 1);
     let mut failures: Vec<usize> = (0..attackers)

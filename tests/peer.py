@@ -10,8 +10,9 @@ only their threads do not run: each line is followed at once by what the threads
 
 In four points it is made to do what f2b promises, and what it does not; without them it would have other bans, for these
 reasons and no others:
-- FAILURES: it forgets the failures it has counted when it stops. f2b counts them again at the start.
-- PROLONGED: it does not store that a ban was prolonged, and a restart ends the ban early.
+- FAILURES: it forgets the failures it has counted when it stops. f2b goes on from them.
+- PROLONGED: it does not store that a ban was prolonged, and a restart ends the ban early; and also if it has been
+  prolonged beyond bantime.maxtime.
 - LIVE: after a start, it takes the next lines of a file for late ones, though it has been read to its end.
 - EXACT: its database has whole seconds, and a restart moves the end of a ban by up to half a second.
 """
@@ -126,7 +127,8 @@ class Peer:
         jail.filter.processLineAndAdd, jail.actions.banManager.addBanTicket = process_and_ban, add_ticket
         # FAILURES
         jail.filter.failManager._FailManager__failList = self.failures.get(name, {})
-        jail.restoreCurrentBans()
+        # PROLONGED
+        jail.restoreCurrentBans(correctBanTime=False)
         # It takes ten at a time.
         while jail.hasFailTickets:
             jail.actions._Actions__checkBan()

@@ -219,13 +219,20 @@ impl<M: BanMap> Agent<M> {
         }
     }
 
+    /// Leaves to the next agent all that it goes on from. This one is to take no more lines.
+    pub fn stop(&mut self, now: SystemTime) {
+        self.store_positions(now);
+        self.sweep(now);
+        self.store.counted(self.jails.iter().map(|(name, jail)| (name.clone(), jail.counted())).collect());
+        self.store.flush();
+    }
+
     /// Whether earlier bans matter to any jail.
     fn goes_by_history(&self) -> bool {
         self.jails.values().any(|jail| jail.settings().increment.is_some())
     }
 
-    /// Starts to read behind what was decided on. At the start of the agent, the failures of the find window before it
-    /// are counted again.
+    /// Starts to read behind what was decided on. At the start of the agent, the find window before it is read again.
     ///
     /// # Errors
     /// A thread does not start.
@@ -290,9 +297,8 @@ impl<M: BanMap> Agent<M> {
                 // In this order: what ends a ban or the agent must not wait behind a flood of lines.
                 biased;
                 signal = stop_signal(&mut terminate, &mut interrupt) => {
-                    self.store_positions(SystemTime::now());
                     // First what must not be lost, then what may take its time.
-                    self.store.flush();
+                    self.stop(SystemTime::now());
                     std::mem::take(&mut self.actions).stop().await;
                     let waiting = self.questions.waiting();
                     if waiting > 0 {

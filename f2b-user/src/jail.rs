@@ -16,55 +16,24 @@ use crate::{
     history::{History, Past},
     increment::Increased,
     matches::{Matches, Place},
+    tally::{BYTES, Key, Tally, from_bytes, key, to_bytes},
     ticket::{Length, Ticket},
 };
-
-/// The failures of one address, as fail2ban keeps them (`server/ticket.py`): a count and the span it covers, not a
-/// list of times. When the span outgrows `findtime`, the count becomes what the rate so far amounts to in `findtime`.
-#[derive(Clone, Copy, Debug)]
-struct Tally {
-    /// Microseconds since 1970, as the next.
-    first: u64,
-    last: u64,
-    /// What is compared with `maxretry`.
-    count: u32,
-    failures: u32,
-    matches: Place,
-}
 
 /// By how much the times of a history may be early.
 const ROUNDING: Duration = Duration::from_millis(500);
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// An address, in 16 bytes.
-type Key = [u8; 16];
-
-fn key(address: IpAddr) -> Key {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
-impl Tally {
-    fn new(time: u64) -> Self {
-        Self { first: time, last: time, count: 1, failures: 1, matches: Place::NONE }
-    }
-
-    fn add(&mut self, time: u64, findtime: u64) {
-        if time > self.last {
-            let span = time.saturating_sub(self.first);
-            if span > findtime {
-                let rate = f64::from(self.count) / span as f64;
-                self.count = (rate * findtime as f64).round_ties_even() as u32;
-                self.first = time.saturating_sub(findtime);
-            }
-            self.last = time;
-        }
-        self.count = self.count.saturating_add(1);
-        self.failures = self.failures.saturating_add(1);
-    }
+/// Keeps the lines of a failure, and what its groups caught if it is the first. `false`: there were so many lines that no
+/// place is good any more.
+fn keep(matches: &mut Matches, tally: &mut Tally, evidence: Evidence<'_>, is_first: bool) -> bool {
+    evidence.matches.iter().enumerate().all(|(n, line)| {
+        let fields = evidence.fields.filter(|_| is_first && n == 0).into_iter().flat_map(Fields::iter);
+        let place = matches.push(tally.matches, line, fields);
+        tally.matches = place.unwrap_or(Place::NONE);
+        place.is_some()
+    })
 }
 
 /// How often the failure of an address counts that was banned `bans` times (`server/observer.py`, `failureFound`).
@@ -181,6 +150,8 @@ pub struct Jail {
     context: filter::Context,
     tallies: HashMap<Key, Tally>,
     matches: Matches,
+    /// The failures that were counted before a restart were counted by the agent before, and are not counted anew.
+    is_resumed: bool,
     /// Who stands behind the names and files of `ignoreip`, sorted; `None` until somebody has asked.
     also_ignored: Option<Vec<IpNet>>,
     total_failed: u64,
@@ -201,6 +172,7 @@ impl Jail {
             context,
             tallies: HashMap::new(),
             matches: Matches::default(),
+            is_resumed: false,
             also_ignored: None,
             total_failed: 0,
             total_banned: 0,
@@ -318,21 +290,13 @@ impl Jail {
         }
         let tally = self.tallies.entry(key(address));
         let tally = tally.and_modify(|tally| tally.add(time, findtime)).or_insert_with(|| Tally::new(time));
-        if self.settings.maxmatches == 0 {
+        let is_first = tally.failures == 1;
+        if self.settings.maxmatches == 0 || keep(&mut self.matches, tally, evidence, is_first) {
             return *tally;
         }
-        let first = tally.failures == 1;
-        for (n, line) in evidence.matches.iter().enumerate() {
-            let fields = evidence.fields.filter(|_| first && n == 0).into_iter().flat_map(Fields::iter);
-            if let Some(place) = self.matches.push(tally.matches, line, fields) {
-                tally.matches = place;
-                continue;
-            }
-            let counted = *tally;
-            self.tallies.values_mut().for_each(|tally| tally.matches = Place::NONE);
-            return Tally { matches: Place::NONE, ..counted };
-        }
-        *tally
+        let counted = *tally;
+        self.tallies.values_mut().for_each(|tally| tally.matches = Place::NONE);
+        counted
     }
 
     /// The ticket of an address with enough failures. How long the ban lasts is [`sentence`](Self::sentence)'s matter.
@@ -388,8 +352,21 @@ impl Jail {
         Ok(())
     }
 
-    /// Counts a failure that an agent before this one has decided on, as that one did then: it adds to the window, and
-    /// what it led to is not done again.
+    /// What was counted of each address, for [`resume`](Self::resume).
+    pub fn counted(&self) -> Vec<u8> {
+        let mut counted = Vec::with_capacity(self.tallies.len() * BYTES);
+        self.tallies.iter().for_each(|(key, tally)| counted.extend(to_bytes(*key, *tally)));
+        counted
+    }
+
+    /// Goes on from what an agent before had [`counted`](Self::counted) when it stopped, or from a part of it.
+    pub fn resume(&mut self, counted: &[u8]) {
+        self.tallies.extend(counted.as_chunks::<BYTES>().0.iter().map(from_bytes));
+        self.is_resumed = true;
+    }
+
+    /// Takes notice of a failure that an agent before this one has decided on. What it led to is not done again. Unless
+    /// that agent has left what it had [`counted`](Self::counted), it is counted as that one did then.
     pub fn replay(
         &mut self,
         address: IpAddr,
@@ -398,6 +375,17 @@ impl Jail {
         history: &History,
         own: &[IpAddr],
     ) {
+        if self.is_resumed {
+            // What is missing is which lines they were.
+            if self.settings.maxmatches > 0
+                && let Some(tally) =
+                    self.tallies.get_mut(&key(address)).filter(|tally| tally.covers(micros(time)))
+            {
+                let is_first = tally.matches == Place::NONE;
+                keep(&mut self.matches, tally, evidence, is_first);
+            }
+            return;
+        }
         if self.settings.increment.is_some()
             && let Some(past) = history.of(&self.settings.name, address.into())
             && time <= past.time + ROUNDING
@@ -668,9 +656,34 @@ mod tests {
         assert_eq!(ticket.fid, "192.0.2.7");
     }
 
-    /// 1M distinct attackers in the find window: 200 MB in all.
     #[test]
-    fn a_tracked_address_takes_forty_eight_bytes() {
-        assert_eq!(size_of::<(Key, Tally)>(), 48);
+    fn what_was_counted_goes_on_behind_a_restart_with_its_lines() {
+        let line = |n: u64| {
+            format!("host sshd[7]: Failed password for invalid user u{n} from 192.0.2.7 port 22 ssh2")
+        };
+        let failure = |jail: &mut Jail, n: u64| jail.find(&line(n), Some(at(n)), at(n)).remove(0);
+        let mut jail = jail();
+        for n in 1..=8 {
+            let failure = failure(&mut jail, n);
+            jail.failure(attacker(), at(n), (&failure).into(), &History::default(), &[], at(n));
+        }
+        let counted = jail.counted();
+        let mut jail = super::tests::jail();
+        jail.resume(&counted);
+        // The find window begins before the ban, and a line is dated wrong.
+        for n in [1, 2, 3, 4, 5, 6, 7, 90_000, 8] {
+            let failure = failure(&mut jail, n);
+            jail.replay(attacker(), at(n), (&failure).into(), &History::default(), &[]);
+        }
+        assert_eq!(jail.currently_failed(), 1);
+        let last = failure(&mut jail, 9);
+        let outcome = jail.failure(attacker(), at(9), (&last).into(), &History::default(), &[], at(9));
+        assert_eq!(outcome, self::counted(4));
+        let last = failure(&mut jail, 10);
+        let outcome = jail.failure(attacker(), at(10), (&last).into(), &History::default(), &[], at(10));
+        let Outcome::Ban(_, ticket) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(ticket.failures, 5);
+        let users: Vec<_> = ticket.matches.iter().map(|line| line.split(' ').nth(8)).collect();
+        assert_eq!(users, ["u6", "u7", "u8", "u9", "u10"].map(Some));
     }
 }

@@ -13,7 +13,7 @@
 //! - [`filter`]: fail2ban's expressions → what is a failure, and whose
 //! - [`jail`]: one jail's decision: ignore rules, find window, ban time
 //! - [`ask`]: what must be asked before a failure counts: names, `ignorecommand`, the files of `ignoreip`
-//! - [`matches`]: the lines that a jail's failures matched
+//! - [`tally`]: how often an address has failed; [`matches`]: the lines that a jail's failures matched
 //! - [`history`], [`increment`], [`formula`]: who was banned before, and how long the next ban lasts
 //! - [`ticket`]: what is known of a ban: what actions are told
 //! - [`scope`]: what a ban covers: every packet, or some ports
@@ -54,5 +54,6 @@ pub mod net;
 pub mod scope;
 pub mod source;
 pub mod store;
+mod tally;
 pub mod ticket;
 pub mod xdp;

@@ -33,8 +33,10 @@ const BEGIN: u64 = 1_795_500_000_000_000;
 
 fn main() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
-    let path = scratch.path().join("system.journal");
-    write_journal(scratch.path(), &path);
+    // A folder, because on a disk with little room the journal is rotated while it is written.
+    let path = scratch.path().join("journal");
+    fs::create_dir(&path).expect("the scratch directory is writable");
+    write_journal(scratch.path(), &path.join("system.journal"));
     let rows = [
         ("journalctl prints the messages", best(|| journalctl(&path))),
         ("read and matched", best(|| read(&path, false))),
@@ -91,7 +93,7 @@ fn write_journal(scratch: &Path, path: &Path) {
 /// The time that journalctl takes, which has one thread.
 fn journalctl(path: &Path) -> Duration {
     let mut journalctl = Command::new("journalctl");
-    journalctl.args(["--quiet", "--output=cat", "_SYSTEMD_UNIT=ssh.service", "--file"]).arg(path);
+    journalctl.args(["--quiet", "--output=cat", "_SYSTEMD_UNIT=ssh.service", "--directory"]).arg(path);
     let started = Instant::now();
     let status = journalctl.stdout(Stdio::null()).status().expect("journalctl is installed");
     assert!(status.success(), "journalctl: {status}");
@@ -105,7 +107,7 @@ fn read(path: &Path, judged: bool) -> Duration {
     let mut context = filter.context(TimeZone::UTC, now);
     let wanted = "_SYSTEMD_UNIT=ssh.service + _COMM=sshd + _COMM=sshd-session";
     let wanted = ["sshd"].map(|jail| (jail.to_owned(), JournalMatch::parse(wanted).expect("it is one")));
-    let files = Files::new([("journalfiles", path.to_str().expect("a path in ASCII"))]).expect("it is one");
+    let files = Files::new([("journalpath", path.to_str().expect("a path in ASCII"))]).expect("it is one");
     let (sender, mut batches) = mpsc::channel(64);
     let before = used();
     let reader = Reader::start(files, wanted.to_vec(), Position::Since(SystemTime::UNIX_EPOCH), sender);

@@ -18,12 +18,8 @@ pub(crate) const JAILS: [(&str, &str); 4] = [
 const FILES: usize = JAILS.len() - 1;
 /// How often it is restarted.
 const RESTARTS_A_DAY: f64 = 3.0;
-/// And how often a file is rotated, if there is time for it.
+/// And how often a file is rotated, at most.
 const ROTATIONS: usize = 30;
-/// Lines after which one is due at the latest: ours counts again at least 4 MiB of a file, fail2ban here everything.
-const LONGEST: usize = 3000;
-/// Seconds before a restart in which nothing is rotated: what stood in the file before, fail2ban forgets.
-const SETTLED: f64 = 9000.0;
 /// Two days before a year's end, because the dates of two of the files have no year.
 pub(crate) const START: f64 = 1_766_966_400.0;
 /// Whom every jail ignores.
@@ -80,10 +76,9 @@ impl Corpus {
         let restarts = ((days * RESTARTS_A_DAY) as usize).max(3);
         let stops: Vec<_> =
             (1..=restarts).map(|n| written[n * written.len() / (restarts + 1)].time).collect();
-        // When an odd line was written is not known to whoever reads it again after a restart.
-        let is_near_stop =
-            |time: f64| stops.iter().any(|stop| (stop - 1300.0..stop + 3600.0).contains(&time));
-        for line in written.iter_mut().filter(|line| line.shift.abs() > 30.0 && is_near_stop(line.time)) {
+        // fail2ban looks for the find window by halves among late lines, as if they stood in the order of their dates.
+        let is_late = |time: f64| stops.iter().any(|stop| (stop - 30.0..stop + 3600.0).contains(&time));
+        for line in written.iter_mut().filter(|line| line.shift.abs() > 30.0 && is_late(line.time)) {
             line.shift = 0.0;
         }
         Self { ticks: ticks(&mut dice, written, &stops) }
@@ -152,10 +147,12 @@ fn ticks(dice: &mut Rng, written: Vec<Written>, stops: &[f64]) -> Vec<Tick> {
     let mut rotated = Vec::new();
     while let Some(next) = written.peek() {
         let wait = (START + next.time - now).max(0.0);
-        let step = if wait > 300.0 { 300.0 } else { wait + 0.3 + dice.f64() * dice.f64() * 25.0 };
+        let step =
+            if wait > 300.0 { 300.0 - dice.f64() } else { wait + 0.3 + dice.f64() * dice.f64() * 25.0 };
         let before = now;
-        // Never at a whole second, because there fail2ban's ban of that end goes on and ours is over.
-        now = ((now + step) * 1000.0).floor() / 1000.0 + 0.000_5;
+        // Never at a whole second, nor whole seconds after another look, because there fail2ban's ban of that end goes on and
+        // ours is over.
+        now = ((now + step) * 100_000.0).floor() / 100_000.0 + 0.000_005;
         let due = iter::from_fn(|| written.next_if(|line| START + line.time <= now));
         let due: Vec<_> = due.map(|line| (line.file, line.text())).collect();
         (count, growing) = (count + due.len(), growing + due.len());
@@ -171,8 +168,7 @@ fn ticks(dice: &mut Rng, written: Vec<Written>, stops: &[f64]) -> Vec<Tick> {
             None => {}
         }
         // While nobody runs, nothing is rotated here: fail2ban would lose the rest of the old file, and we do not.
-        let is_settled = stops.peek().is_none_or(|stop| now + SETTLED < *stop);
-        let rotates = kind == Kind::Usual && is_settled && growing > (lines / ROTATIONS).min(LONGEST);
+        let rotates = kind == Kind::Usual && growing > lines / ROTATIONS;
         let rotate = if rotates { vec![(dice.usize(..FILES), dice.bool())] } else { Vec::new() };
         rotated.extend(rotate.iter().map(|(file, _)| *file));
         growing = if rotates { 0 } else { growing };

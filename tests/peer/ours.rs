@@ -109,7 +109,7 @@ impl Ours {
     fn restart(&mut self, now: f64) {
         let (mut agent, readers, lines) = self.agent.take().expect("it runs");
         drop((readers, lines));
-        agent.store_positions(time(now));
+        agent.stop(time(now));
         let map = std::mem::take(agent.map());
         drop(agent);
         self.restarts += 1;

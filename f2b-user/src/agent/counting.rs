@@ -32,9 +32,13 @@ impl<M: BanMap> Agent<M> {
     /// Charges a failure to its address, as soon as all is known that must be asked.
     fn failure(&mut self, line: &Line, failure: Failure, reading: Reading, now: SystemTime) {
         let time = line.time.unwrap_or_else(|| self.time_by_date(line, failure.time, reading, now));
+        let replayed = reading == Reading::Again;
+        if replayed && time > now {
+            // Nobody knows any more when it was written.
+            return;
+        }
         // Nothing has happened later than now, whatever a line says (`Filter.processLineAndAdd`).
         let time = time.min(now);
-        let replayed = reading == Reading::Again;
         let waiting = Waiting { jail: line.jail.clone(), failure, time, replayed };
         match waiting.failure.ip {
             Some(ip) => self.check(waiting, ip, now),

@@ -37,6 +37,7 @@ impl<M: BanMap> Agent<M> {
         if self.goes_by_history() {
             self.history = self.past_bans(now);
         }
+        self.resume();
         let mut in_kernel = Vec::new();
         let mut in_use = 0;
         let mut over = Vec::new();
@@ -109,6 +110,20 @@ impl<M: BanMap> Agent<M> {
             );
         }
         Ok(())
+    }
+
+    /// Goes on from what an agent before had counted when it stopped. Of one that was killed, it is counted again.
+    fn resume(&mut self) {
+        for part in self.store.take_counted() {
+            match part {
+                Ok((name, counted)) => {
+                    if let Some(jail) = self.jails.get_mut(&name) {
+                        jail.resume(&counted);
+                    }
+                }
+                Err(error) => error!("It is not known what was counted before: {error:#}"),
+            }
+        }
     }
 
     /// Logs the bans that are put back, as many as anybody would read, and tells the actions of those that go on.

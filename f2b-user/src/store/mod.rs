@@ -1,4 +1,5 @@
-//! What outlives the process: bans and who asked for them, how often, and why; and up to where logs were read. SQLite.
+//! What outlives the process: bans and who asked for them, how often, and why; up to where logs were read, and what was
+//! counted up to there. SQLite.
 //!
 //! The kernel map outlives the agent too, but not the machine, and it does not know jails. So a store that fails never
 //! stops a ban, and one that is slow never delays one: a thread of its own gathers for a moment what is to be written,
@@ -219,6 +220,20 @@ impl Store {
     /// Remembers up to where a source was read.
     pub fn set_position(&self, source: &str, position: &str, now: SystemTime) {
         self.write(Op::Position { source: source.to_owned(), position: position.to_owned(), now });
+    }
+
+    /// Remembers what each jail has counted, for an agent that goes on from there.
+    pub fn counted(&self, jails: Vec<(String, Vec<u8>)>) {
+        self.write(Op::Counted(jails));
+    }
+
+    /// What each jail had [`counted`](Self::counted) when the agent before stopped, part by part; the second time, nothing.
+    /// Waits for the disk. An error is the last that comes.
+    pub fn take_counted(&self) -> impl Iterator<Item = Result<(String, Vec<u8>)>> + 'static {
+        // A million tallies are not in memory twice.
+        let (reply, parts) = sync_channel(1);
+        let stopped = self.messages.send(Message::TakeCounted { reply }).context("the store has stopped");
+        stopped.err().map(Err).into_iter().chain(parts)
     }
 
     /// All bans that had ended by `now` were ended here: the next agent has nothing to tell of them.
@@ -475,6 +490,24 @@ mod tests {
         assert_eq!(ended(160), ["192.0.2.2"]);
         assert!(ended(170).is_empty());
         assert!(ended(90).is_empty(), "the clock was set back");
+    }
+
+    #[test]
+    fn what_was_counted_is_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), at(0));
+        let taken = |store: &Store| store.take_counted().collect::<Result<Vec<_>>>().unwrap();
+        assert!(taken(&store).is_empty());
+        let all = |jail: &str, bytes: Vec<u8>| (jail.to_owned(), bytes);
+        store.counted(vec![all("gone", vec![1])]);
+        store.counted(vec![all("sshd", vec![7; tables::PART + 2]), all("web", Vec::new())]);
+        drop(store);
+        let store = open(dir.path(), at(1));
+        let parts = [all("sshd", vec![7; tables::PART]), all("sshd", vec![7; 2]), all("web", Vec::new())];
+        assert_eq!(taken(&store), parts);
+        drop(store);
+        let store = open(dir.path(), at(2));
+        assert!(taken(&store).is_empty(), "whoever is killed leaves nothing");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The tables, and what is read from and written to them. Times are microseconds since 1970.
 
 use std::{
+    iter,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -13,10 +14,11 @@ use crate::{
     ban::{Subject, Until},
     history::OUTDATED_FACTOR,
     source::file,
+    tally,
 };
 
 /// Version of the tables, in SQLite's `user_version`.
-pub(super) const SCHEMA: i64 = 3;
+pub(super) const SCHEMA: i64 = 4;
 
 const CREATE: &str = "
     -- the last ban of each address by each jail: those that hold, and those that count for bantime.increment
@@ -49,7 +51,15 @@ const CREATE: &str = "
         -- when that was written
         seen INTEGER NOT NULL DEFAULT 0
     ) WITHOUT ROWID;
+    -- what an agent had counted when it stopped, until the next one takes it: a part of a jail's tallies in each row
+    CREATE TABLE IF NOT EXISTS counted (
+        jail TEXT NOT NULL,
+        tallies BLOB NOT NULL
+    );
 ";
+
+/// Bytes of tallies in a row: a megabyte, and none is torn apart.
+pub(super) const PART: usize = 25_000 * tally::BYTES;
 
 /// Before this, bans had no beginning: they begin with the change.
 const FROM_1: &str = "
@@ -81,6 +91,8 @@ pub(super) enum Op {
     /// These are all bans that hold.
     Snapshot(Vec<StoredBan>, SystemTime),
     Purge(SystemTime),
+    /// What each jail had counted.
+    Counted(Vec<(String, Vec<u8>)>),
 }
 
 pub(super) fn micros(time: SystemTime) -> i64 {
@@ -165,6 +177,21 @@ pub(super) fn evidence(connection: &Connection, ban: &StoredBan) -> Result<Evide
     })
 }
 
+/// Hands to `take` what jails had counted when the agent before stopped, in parts of at most [`PART`].
+pub(super) fn take_counted(connection: &mut Connection, mut take: impl FnMut(String, Vec<u8>)) -> Result<()> {
+    let transaction = connection.transaction()?;
+    {
+        let mut select = transaction.prepare("SELECT jail, tallies FROM counted")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            take(row.get(0)?, row.get(1)?);
+        }
+    }
+    // What is counted from now on is not in it.
+    transaction.execute("DELETE FROM counted", [])?;
+    Ok(transaction.commit()?)
+}
+
 /// All bans of `subject` together, by `jail` or by all (`Fail2BanDb.getBansMerged`).
 pub(super) fn merged(
     connection: &Connection,
@@ -228,6 +255,17 @@ pub(super) fn write(connection: &mut Connection, ops: &[Op], settings: &Settings
                 bans.iter().try_for_each(|ban| write_ban(&transaction, ban))?;
             }
             Op::Purge(now) => purge(&transaction, *now, settings)?,
+            Op::Counted(jails) => {
+                transaction.execute("DELETE FROM counted", [])?;
+                let mut insert =
+                    transaction.prepare_cached("INSERT INTO counted (jail, tallies) VALUES (?1, ?2)")?;
+                for (jail, tallies) in jails {
+                    let (first, rest) = tallies.split_at(tallies.len().min(PART));
+                    for part in iter::once(first).chain(rest.chunks(PART)) {
+                        insert.execute(params![jail, part])?;
+                    }
+                }
+            }
         }
     }
     transaction.commit()?;

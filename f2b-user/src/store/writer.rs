@@ -30,6 +30,9 @@ const BATCH: usize = 4096;
 /// How often it tries again when the disk took nothing.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// A jail and some of its tallies.
+pub(super) type Part = (String, Vec<u8>);
+
 pub(super) enum Message {
     Write(Op),
     Merged {
@@ -45,6 +48,10 @@ pub(super) enum Message {
     Evidence {
         bans: Vec<StoredBan>,
         reply: SyncSender<Result<Vec<Evidence>>>,
+    },
+    /// What jails had counted when the agent before stopped, part by part.
+    TakeCounted {
+        reply: SyncSender<Result<Part>>,
     },
     /// Whoever waits until everything is written is told by this.
     Flush(Box<dyn FnOnce() + Send + Sync>),
@@ -102,6 +109,13 @@ impl Writer {
                     self.write();
                     let evidence = bans.iter().map(|ban| tables::evidence(&self.connection, ban));
                     drop(reply.send(evidence.collect()));
+                }
+                Ok(Message::TakeCounted { reply }) => {
+                    self.write();
+                    let part = |jail, tallies| drop(reply.send(Ok((jail, tallies))));
+                    if let Err(error) = tables::take_counted(&mut self.connection, part) {
+                        drop(reply.send(Err(error)));
+                    }
                 }
                 Ok(Message::Flush(tell)) => {
                     self.write();

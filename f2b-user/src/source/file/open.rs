@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     fs::File,
     io,
-    ops::RangeInclusive,
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
@@ -27,8 +26,6 @@ pub(super) const CHUNK: usize = 64 << 10;
 const MAX_LINE: usize = 16 << 10;
 /// How much of what was decided on is read again for the find window after a restart, at most: a second's work.
 const REPLAY: u64 = 32 << 20;
-/// So much of it is read again however old it is: the count of who fails slowly goes back further than the find window.
-const REPLAY_ANYWAY: u64 = 4 << 20;
 /// Lines that are read in search of one with a date.
 const UNDATED: usize = 100;
 
@@ -100,8 +97,7 @@ impl Open {
         let mut opens = VecDeque::new();
         let mut room = REPLAY;
         if let Some(since) = since {
-            let anyway = stored.offset.min(REPLAY_ANYWAY);
-            room -= open.replay(since, stored.offset, anyway..=room, watch)?;
+            room -= open.replay(since, stored.offset, room, watch)?;
         }
         opens.push_back(open);
         let is_before = |file: &Rotated| {
@@ -115,25 +111,18 @@ impl Open {
             // One that cannot be read is not waited for.
             let Ok(mut open) = Self::at_begin(&earlier.path, watch.charset.line_end()) else { break };
             let end = open.file.metadata()?.len();
-            room -= open.replay(since, end, 0..=room, watch)?;
+            room -= open.replay(since, end, room, watch)?;
             opens.push_front(open);
         }
         Ok(opens)
     }
 
-    /// Goes to the lines before `end` that were logged at `since` or later, to read them again, with so many bytes at least
-    /// and at most. How many these are.
-    fn replay(
-        &mut self,
-        since: SystemTime,
-        end: u64,
-        bytes: RangeInclusive<u64>,
-        watch: &Watch,
-    ) -> io::Result<u64> {
+    /// Goes to the lines before `end` that were logged at `since` or later, to read them again, at most `room` of them.
+    /// How many bytes these are.
+    fn replay(&mut self, since: SystemTime, end: u64, room: u64, watch: &Watch) -> io::Result<u64> {
         let mut from = offset_of(&self.file, since, watch)?.min(end);
-        let wanted = (end - from).clamp(*bytes.start(), *bytes.end());
-        if wanted != end - from {
-            from = line_begin(&self.file, end - wanted, self.line_end)?.min(end);
+        if end - from > room {
+            from = line_begin(&self.file, end - room, self.line_end)?.min(end);
         }
         (self.position.offset, self.replayed_to) = (from, end);
         Ok(end - from)
