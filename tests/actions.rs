@@ -134,8 +134,7 @@ fn a_restart_repeats_bans_only_to_actions_that_want_it() {
     let ip = attacker_v4(7);
     let (banned, mailed) = (format!("ban {ip} inet4 1 3600 0 service root"), format!("mail {ip}"));
     recorded.wait_for(&["start service", &banned, &mailed]);
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     let mut agent = Agent::start(&lab, &config);
     wait_until(PATIENCE, "the ban is repeated", || recorded.lines().len() == 6);
     let restored = recorded.lines().pop().expect("six lines");
@@ -147,8 +146,7 @@ fn a_restart_repeats_bans_only_to_actions_that_want_it() {
     assert_eq!(lines[3..5], ["stop service", "start service"]);
     assert_eq!(lines[6..], [format!("unban {ip} 1"), format!("mail unban {ip}")]);
     assert_eq!(lines.iter().filter(|line| **line == mailed).count(), 1, "no mail twice: {lines:#?}");
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
 }
 
 #[test]
@@ -171,16 +169,14 @@ fn what_ended_while_no_agent_ran_is_undone_at_the_next_start() {
     fail(&lab, ended, "a b; reboot");
     let banned = Instant::now();
     wait_until(PATIENCE, "the ban is told", || recorded.lines().len() == 9);
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     let before = recorded.lines();
     assert_eq!(before.last().map(String::as_str), Some("flush"));
     std::thread::sleep(Duration::from_secs(5).saturating_sub(banned.elapsed()));
     for _ in 0..2 {
         let mut agent = Agent::start(&lab, &config);
         wait_until(PATIENCE, "the end is told", || recorded.lines().len() > before.len());
-        agent.process.signal(Signal::SIGTERM);
-        agent.process.wait(PATIENCE);
+        agent.stop();
         let told = &recorded.lines()[before.len()..];
         let start = format!("unban {ended} a b; reboot ");
         assert!(
@@ -363,8 +359,7 @@ actionstop = rm -r FILE.d; echo stop >> FILE
     recorded.wait_for(&expected.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(made.join(first.to_string()).exists() && made.join(second.to_string()).exists());
     assert!(agent.process.log().contains("Invariant check failed. Trying to restore a sane environment"));
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     assert!(!made.exists());
 }
 

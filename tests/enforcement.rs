@@ -4,12 +4,7 @@
 mod common;
 mod lab;
 
-use std::{
-    fs,
-    net::{IpAddr, UdpSocket},
-    thread::sleep,
-    time::Duration,
-};
+use std::{fs, net::IpAddr, thread::sleep, time::Duration};
 
 use aya::{
     EbpfLoader,
@@ -19,7 +14,7 @@ use aya::{
 use common::{Agent, F2B, PATIENCE, PINS, attach_foreign_program, f2b, f2b_ok, sh};
 use f2b::xdp::OBJECT;
 use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, PROGRAM, Slot, v1};
-use lab::{Flood, Host, Lab, SERVER_V4, Sink, attacker_v4, attacker_v6, wait_until};
+use lab::{Flood, Host, Lab, Sink, attacker_v4, attacker_v6, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -53,8 +48,7 @@ fn other_ports_of_a_jail_are_its_bans_other_ports_after_reload_and_restart() {
     fs::write(&jail_local, "[sshd]\nport = 80\n").expect("the lab's directory is writable");
     f2b_ok(&lab, &["reload"]);
     assert!(lab.connects(attacker), "its ban is of port 80 now");
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     let agent = Agent::start(&lab, "[sshd]\nport = 2222\n");
     assert!(!lab.connects(attacker), "and of 2222 again");
     assert_eq!(agent.ban_of(attacker).expect("it is banned")["jails"], serde_json::json!(["sshd"]));
@@ -103,12 +97,7 @@ fn of_seventy_jails_with_ports_of_their_own_63_ban_exactly_these_and_the_rest_sa
     let lab = Lab::network_only();
     let agent = Agent::start(&lab, &seventy_jails(&[]));
     let attacker = |n: u16| attacker_v4(n as u8 + 100);
-    let send = |from: IpAddr, port: u16| {
-        lab.inside(Host::Attackers, || {
-            let socket = UdpSocket::bind((from, 0)).expect("the attackers own the address");
-            socket.send_to(&[0; 18], (SERVER_V4, port)).expect("the server is on the same wire");
-        });
-    };
+    let send = |from: IpAddr, port: u16| lab.send(from, port, 1);
     for n in 1..=63 {
         f2b_ok(&lab, &["ban", &format!("p{n:02}"), &attacker(n).to_string()]);
         // To the port that is banned, to the one beside it, and to one that no jail has.
@@ -207,8 +196,7 @@ fn a_ban_made_by_hand_as_the_readme_says_holds_at_once_and_is_adopted() {
     assert!(lab.connects(attacker));
     sh(&lab, &format!("{BY_HAND}{command}"));
     assert!(!lab.connects(attacker));
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     let agent = Agent::start(&lab, "");
     let ban = agent.ban_of(attacker).expect("it is adopted");
     assert_eq!((&ban["jails"][0], &ban["until"]), (&"(kernel)".into(), &"forever".into()));
@@ -249,8 +237,7 @@ fn what_does_not_fit_at_a_start_is_told_and_put_back_once_there_is_room() {
     let ban: Vec<_> = ["ban", "sshd"].into_iter().chain(addresses.iter().map(String::as_str)).collect();
     f2b_ok(&lab, &ban);
     for (size, in_kernel) in [("max_bans = 16", 16), ("max_bans = 100", 20)] {
-        agent.process.signal(Signal::SIGTERM);
-        agent.process.wait(PATIENCE);
+        agent.stop();
         // As after a reboot.
         f2b_ok(&lab, &["detach"]);
         agent = start(&lab, size);
@@ -295,8 +282,7 @@ fn beside_a_foreign_xdp_program_bans_are_enforced_in_tc() {
     let again = json(&lab, &["status", "--json"]);
     assert_eq!(again["interfaces"][0]["reason"], reason, "it is still known why");
     assert!(!lab.connects(attacker_v4(7)));
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     f2b_ok(&lab, &["detach"]);
     assert!(lab.connects(attacker_v4(7)), "detached: bans are gone");
 }
@@ -413,8 +399,7 @@ fn another_size_is_taken_at_the_next_start_and_loses_nothing() {
     let sink = Sink::open(&lab, PORT);
     for (size, shown) in [("max_bans = 5000", 5000), ("max_bans = 16", 16), ("", 131_072)] {
         let flood = Flood::start(&lab, attacker, PORT);
-        agent.process.signal(Signal::SIGTERM);
-        agent.process.wait(PATIENCE);
+        agent.stop();
         agent = start(&lab, size);
         assert!(flood.stop() > 0);
         assert_eq!(json(&lab, &["status", "--json"])["capacity"], shown);
@@ -427,8 +412,7 @@ fn another_size_is_taken_at_the_next_start_and_loses_nothing() {
     for n in 1..=20 {
         f2b_ok(&lab, &["ban", "sshd", &format!("192.0.2.{n}")]);
     }
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     let mut agent = launch(&lab, "max_bans = 16");
     agent.process.wait(PATIENCE);
     let log = agent.process.log();

@@ -148,8 +148,7 @@ fn after_a_restart_the_find_window_is_as_it_was() {
     log.fail(attacker_v4(7), 2);
     let mut agent = Agent::start(&lab, &config);
     wait_until(PATIENCE, "two failures are counted", || agent.jail("sshd")["total_failed"] == 2);
-    agent.process.signal(Signal::SIGTERM);
-    agent.process.wait(PATIENCE);
+    agent.stop();
     let agent = Agent::start(&lab, &config);
     log.fail(attacker_v4(7), 1);
     agent.wait_for_ban(attacker_v4(7));

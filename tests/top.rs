@@ -7,13 +7,12 @@ mod lab;
 use std::{
     collections::HashMap,
     fs,
-    net::IpAddr,
     thread::available_parallelism,
     time::{Duration, Instant},
 };
 
 use common::{Agent, F2B, PATIENCE, PINS, f2b, f2b_ok, f2b_program, sh};
-use lab::{Flood, Host, Lab, Process, SERVER_V4, SERVER_V6, attacker_v4, attacker_v6, wait_until};
+use lab::{Flood, Lab, Process, attacker_v4, attacker_v6, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -61,17 +60,6 @@ impl Watching {
     }
 }
 
-/// Sends so many packets of 60 bytes, frame and all.
-fn send(lab: &Lab, from: IpAddr, count: u32) {
-    let server = if from.is_ipv4() { SERVER_V4 } else { SERVER_V6 };
-    lab.inside(Host::Attackers, || {
-        let socket = std::net::UdpSocket::bind((from, 0)).expect("the attackers own the address");
-        for _ in 0..count {
-            socket.send_to(&[0; 18], (server, PORT)).expect("nobody refuses what is dropped");
-        }
-    });
-}
-
 fn events_per_second(lab: &Lab) -> u64 {
     let dump = sh(lab, &format!("bpftool -j map dump pinned {PINS}/v2/settings"));
     let dump: Value = serde_json::from_str(&dump).expect("bpftool prints JSON");
@@ -88,9 +76,9 @@ fn rates_come_to_the_packets_that_were_dropped() {
     // Not who, but which ban drops it: this one covers everything.
     f2b_ok(&lab, &["ban", "web", &host.to_string()]);
     let watching = Watching::start(&lab);
-    send(&lab, host, 300);
-    send(&lab, in_prefix, 200);
-    send(&lab, in_v6, 100);
+    lab.send(host, PORT, 300);
+    lab.send(in_prefix, PORT, 200);
+    lab.send(in_v6, PORT, 100);
     let dropped = || watching.sums().get("\"eth0\" dropped").copied().unwrap_or_default();
     wait_until(PATIENCE, "all are counted", || dropped() == 600);
     let sums = watching.sums();
@@ -121,7 +109,7 @@ fn the_loudest_of_many_is_first_and_its_rate_is_whole() {
     let flood = Flood::start(&lab, loud, PORT);
     let before = watching.intervals().len();
     while watching.intervals().len() < before + 3 {
-        send(&lab, quiet, 2);
+        lab.send(quiet, PORT, 2);
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(flood.stop() > 10_000, "that was no flood");

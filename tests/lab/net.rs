@@ -24,6 +24,8 @@ pub const SERVER_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0
 /// A flood ends by itself after so many packets or so long.
 const FLOOD_PACKETS: u64 = 20_000_000;
 const FLOOD_TIME: Duration = Duration::from_secs(30);
+/// What a UDP packet carries.
+const PAYLOAD: [u8; 18] = [0; 18];
 
 /// An IPv4 address of the attackers, `n` from 2 to 253; 254 is their router's.
 pub fn attacker_v4(n: u8) -> IpAddr {
@@ -51,6 +53,24 @@ impl Lab {
             socket.connect_timeout(&server.into(), Duration::from_millis(700)).is_ok()
         })
     }
+
+    /// Sends so many UDP packets to `port` of the server, each of 60 bytes, frame and all. More than one, only where none is
+    /// refused.
+    pub fn send(&self, from: IpAddr, port: u16, count: u32) {
+        let socket = self.socket(from, port);
+        for _ in 0..count {
+            socket.send(&PAYLOAD).expect("nobody refuses what is dropped");
+        }
+    }
+
+    /// An attacker's socket. It stays in the network it was made in, wherever it is used.
+    fn socket(&self, from: IpAddr, port: u16) -> UdpSocket {
+        self.inside(Host::Attackers, || {
+            let socket = UdpSocket::bind((from, 0)).expect("the attackers own the address");
+            socket.connect((server_for(from), port)).expect("the server is on the same wire");
+            socket
+        })
+    }
 }
 
 /// UDP packets to the server, one after the other, as fast as one thread can send them.
@@ -62,12 +82,7 @@ pub struct Flood {
 impl Flood {
     /// Floods `port` of the server from `from`: until stopped, for 30 seconds at most.
     pub fn start(lab: &Lab, from: IpAddr, port: u16) -> Self {
-        // A socket stays in the network it was made in, wherever it is used.
-        let socket = lab.inside(Host::Attackers, || {
-            let socket = UdpSocket::bind((from, 0)).expect("the attackers own the address");
-            socket.connect((server_for(from), port)).expect("the server is on the same wire");
-            socket
-        });
+        let socket = lab.socket(from, port);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let sender = thread::spawn(move || {
@@ -75,7 +90,7 @@ impl Flood {
             let mut sent = 0;
             while sent < FLOOD_PACKETS && !stopped.load(Ordering::Relaxed) && Instant::now() < end {
                 // An error means that the server refused an earlier packet: nobody listens there.
-                sent += u64::from(socket.send(&[0; 18]).is_ok());
+                sent += u64::from(socket.send(&PAYLOAD).is_ok());
             }
             sent
         });

@@ -62,8 +62,8 @@ impl Forks {
             match step {
                 Step::Split { .. } => choices.extend(samples.iter().map(|next| program.fork(at, *next))),
                 Step::Run(run) => {
-                    let next_bytes = samples.iter();
-                    runs.extend(next_bytes.map(|next| program.fork_behind(*run as usize, at, *next)));
+                    let run = &program.runs[*run as usize];
+                    runs.extend(samples.iter().map(|next| program.fork_behind(run, at, *next)));
                 }
                 _ => {}
             }
@@ -92,11 +92,8 @@ impl Forks {
 impl Program {
     /// What tells this byte, or the text's end, from others, for all that is asked about the next one.
     fn signature(&self, next: Option<u8>) -> Vec<u8> {
-        let begins = self
-            .runs
-            .iter()
-            .map(|run| u8::from(self.takes(run, next)) | u8::from(run.next_byte == next) << 1);
-        self.foresight.of(next).chain(begins).collect()
+        let takes = self.runs.iter().map(|run| u8::from(self.takes(run, next)));
+        self.foresight.of(next).chain(takes).collect()
     }
 
     fn takes(&self, run: &Run, next: Option<u8>) -> bool {
@@ -117,8 +114,7 @@ impl Program {
     }
 
     /// The same from a run at `step` on that has ended.
-    fn fork_behind(&self, run: usize, step: u32, next: Option<u8>) -> Fork {
-        let run = &self.runs[run];
+    fn fork_behind(&self, run: &Run, step: u32, next: Option<u8>) -> Fork {
         if !self.foresight.comes(run.next, next.as_slice(), 0) {
             return Fork::NOWHERE;
         }
