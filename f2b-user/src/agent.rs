@@ -132,7 +132,7 @@ impl<M: BanMap> Agent<M> {
             actions: Actions::none(),
             store,
             history: History::default(),
-            questions: Questions::default(),
+            questions: Questions::new(config.allows_ipv6),
             own_addresses: Vec::new(),
             scopes: BTreeMap::new(),
             left_out: BTreeMap::new(),

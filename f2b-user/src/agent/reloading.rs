@@ -52,7 +52,7 @@ impl<M: BanMap> Agent<M> {
             self.unban(self.owners_without_jail(), End::Single, now);
         }
         self.tell_of_scopes();
-        self.questions.forget();
+        self.questions.forget(config.allows_ipv6);
         if !self.goes_by_history() {
             self.history = History::default();
         } else if self.history.is_empty() {

@@ -102,10 +102,13 @@ pub struct Questions {
     inbox: Option<UnboundedReceiver<Answer>>,
     /// It was said that too many wait.
     warned: bool,
+    /// Whether names stand for IPv6 addresses, too.
+    allows_ipv6: bool,
 }
 
-impl Default for Questions {
-    fn default() -> Self {
+impl Questions {
+    /// None is asked yet.
+    pub fn new(allows_ipv6: bool) -> Self {
         let (answers, inbox) = unbounded_channel();
         Self {
             names: Cache::new(NAMES, NAMES_HOLD),
@@ -118,11 +121,10 @@ impl Default for Questions {
             answers,
             inbox: Some(inbox),
             warned: false,
+            allows_ipv6,
         }
     }
-}
 
-impl Questions {
     /// Where answers come in: once. None comes unless somebody asks.
     pub fn inbox(&mut self) -> Option<UnboundedReceiver<Answer>> {
         self.inbox.take()
@@ -143,9 +145,9 @@ impl Questions {
         let all = self.resolving.entry(name.clone()).or_default();
         all.push(waiting);
         if all.len() == 1 {
-            let answers = self.answers.clone();
+            let (answers, allows_ipv6) = (self.answers.clone(), self.allows_ipv6);
             tokio::spawn(async move {
-                let addresses = resolve::addresses(&name).await;
+                let addresses = resolve::addresses(&name, allows_ipv6).await;
                 // An agent that has stopped needs no answer.
                 drop(answers.send(Answer(Kind::Resolved { name, addresses })));
             });
@@ -215,14 +217,14 @@ impl Questions {
         if names.is_empty() && files.is_empty() {
             return;
         }
-        let (jail, answers) = (settings.name.clone(), self.answers.clone());
+        let (jail, answers, allows_ipv6) = (settings.name.clone(), self.answers.clone(), self.allows_ipv6);
         if is_first {
             self.unready.entry(jail.clone()).or_default();
         }
         tokio::spawn(async move {
             let (mut nets, mut problems) = (Vec::new(), Vec::new());
-            let found =
-                futures_util::future::join_all(names.iter().map(|name| resolve::addresses(name))).await;
+            let found = names.iter().map(|name| resolve::addresses(name, allows_ipv6));
+            let found = futures_util::future::join_all(found).await;
             for (name, found) in names.iter().zip(found) {
                 match found {
                     Ok(addresses) => nets.extend(addresses.into_iter().map(IpNet::from)),
@@ -251,9 +253,13 @@ impl Questions {
         });
     }
 
-    /// Forgets the answers of jails that have other settings now.
-    pub fn forget(&mut self) {
+    /// Forgets the answers under settings that are others now.
+    pub fn forget(&mut self, allows_ipv6: bool) {
         self.verdicts.clear();
+        if self.allows_ipv6 != allows_ipv6 {
+            self.allows_ipv6 = allows_ipv6;
+            self.names = Cache::new(NAMES, NAMES_HOLD);
+        }
     }
 
     /// What an answer comes to.

@@ -31,8 +31,8 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 
 static TURNS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS)));
 
-/// The addresses of a name (`DNSUtils.dnsToIp`).
-pub(super) async fn addresses(name: &str) -> Result<Vec<IpAddr>> {
+/// The addresses of a name, without those of IPv6 unless it `allows_ipv6` (`DNSUtils.dnsToIp`).
+pub(super) async fn addresses(name: &str, allows_ipv6: bool) -> Result<Vec<IpAddr>> {
     let look_up = async {
         let turn = Arc::clone(&TURNS).acquire_owned().await.context("no look-ups")?;
         let (reply, answer) = oneshot::channel();
@@ -45,7 +45,8 @@ pub(super) async fn addresses(name: &str) -> Result<Vec<IpAddr>> {
         };
         thread::Builder::new().name("resolve".into()).spawn(work).context("starting a thread")?;
         let found = answer.await.context("the look-up has stopped")?.map_err(|error| anyhow!("{error}"))?;
-        Ok(found.into_iter().map(|ip| ip.to_canonical()).collect())
+        let found = found.into_iter().map(|ip| ip.to_canonical());
+        Ok(found.filter(|ip| allows_ipv6 || ip.is_ipv4()).collect())
     };
     timeout(TIMEOUT, look_up)
         .await
@@ -88,7 +89,9 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_the_machine_are_known() {
-        assert!(addresses("localhost").await.unwrap().iter().any(IpAddr::is_loopback));
-        assert!(addresses("there is no such name").await.is_err());
+        assert!(addresses("localhost", true).await.unwrap().iter().any(IpAddr::is_loopback));
+        assert!(addresses("there is no such name", true).await.is_err());
+        assert_eq!(addresses("::1", true).await.unwrap(), [IpAddr::from(std::net::Ipv6Addr::LOCALHOST)]);
+        assert_eq!(addresses("::1", false).await.unwrap(), [] as [IpAddr; 0]);
     }
 }

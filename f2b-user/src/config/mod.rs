@@ -132,6 +132,8 @@ pub struct Config {
     pub own: Own,
     /// Where the agent's own log goes.
     pub log: LogOptions,
+    /// Whether host names stand for IPv6 addresses, too (`allowipv6`).
+    pub allows_ipv6: bool,
 }
 
 impl Resolved {
@@ -231,6 +233,7 @@ impl Config {
             store: resolved.store.clone(),
             own: resolved.own.clone(),
             log: LogOptions::new(&resolved.server),
+            allows_ipv6,
         }
     }
 }

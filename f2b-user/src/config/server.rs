@@ -1,6 +1,10 @@
 //! `fail2ban.conf`: what concerns fail2ban's server as a whole (`client/fail2banreader.py`).
 
-use std::time::Duration;
+use std::{
+    fs,
+    net::{Ipv6Addr, TcpListener},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -102,9 +106,21 @@ pub(super) fn options(tree: &Tree) -> Result<Options> {
     Ok(options)
 }
 
-/// Whether actions are started for IPv6 (`allowipv6`). What fail2ban finds out by itself (`auto`) is taken for granted.
+/// Whether actions are started for IPv6, and names are looked up there (`allowipv6`); `auto`: if this machine has it.
 pub(super) fn allows_ipv6(options: &Options) -> bool {
-    options.get("allowipv6").is_none_or(|value| value.text == "auto" || is_true(&value.text))
+    match options.get("allowipv6") {
+        Some(value) if value.text != "auto" => is_true(&value.text),
+        _ => has_ipv6(),
+    }
+}
+
+/// Whether this machine has IPv6, as fail2ban finds it out (`DNSUtils._IPv6IsSupportedBySystem`).
+fn has_ipv6() -> bool {
+    match fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        Ok(disabled) => disabled.trim() == "0",
+        // The kernel goes without, or `/proc` is hidden: a socket tells.
+        Err(_) => TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok(),
+    }
 }
 
 /// What `fail2ban.conf` says about the store.
