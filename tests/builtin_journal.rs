@@ -283,7 +283,7 @@ fn read(jails: &[JailSettings]) -> BTreeSet<(String, String)> {
         match batches.try_recv() {
             Ok(Batch { lines, .. }) => {
                 last = Instant::now();
-                seen.extend(lines.into_iter().map(|line| (line.jail, line.text)));
+                seen.extend(lines.into_iter().map(|line| (line.jail.to_string(), line.text)));
             }
             Err(TryRecvError::Empty) => std::thread::sleep(QUIET / 10),
             Err(TryRecvError::Disconnected) => panic!("the reader has ended"),

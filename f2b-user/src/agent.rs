@@ -246,7 +246,7 @@ impl<M: BanMap> Agent<M> {
                     matches.entry(files).or_default().push((name.clone(), wanted));
                 }
                 LogSource::Files { paths, charset } => watches.push(Watch {
-                    jail: name.clone(),
+                    jail: name.as_str().into(),
                     paths,
                     charset,
                     filter: settings.filter.clone(),

@@ -21,7 +21,7 @@ impl<M: BanMap> Agent<M> {
     /// Takes a line through filter and jail, and bans if that is what it comes to. One that is read again is only
     /// counted.
     pub fn line(&mut self, line: &Line, reading: Reading, now: SystemTime) {
-        let Some(jail) = self.jails.get_mut(&line.jail) else {
+        let Some(jail) = self.jails.get_mut(&*line.jail) else {
             return;
         };
         for failure in jail.find(&line.text, line.time, now) {
@@ -39,7 +39,7 @@ impl<M: BanMap> Agent<M> {
         }
         // Nothing has happened later than now, whatever a line says (`Filter.processLineAndAdd`).
         let time = time.min(now);
-        let waiting = Waiting { jail: line.jail.clone(), failure, time, replayed };
+        let waiting = Waiting { jail: line.jail.to_string(), failure, time, replayed };
         match waiting.failure.ip {
             Some(ip) => self.check(waiting, ip, now),
             None if waiting.failure.is_name => {
@@ -60,11 +60,11 @@ impl<M: BanMap> Agent<M> {
         if reading != Reading::Live || ago.as_secs() <= ODD_DATE {
             return date;
         }
-        if let Some(jail) = self.jails.get_mut(&line.jail)
+        if let Some(jail) = self.jails.get_mut(&*line.jail)
             && jail.warns_of_date(now)
         {
             warn!(
-                jail = line.jail,
+                jail = &*line.jail,
                 "A line that has just been written is dated {} s before now: is it in another time zone \
                  (logtimezone), or late? Such lines count as written now: {}",
                 ago.as_secs(),

@@ -6,13 +6,16 @@ pub mod journal;
 mod thread;
 pub mod unit;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// One log entry for one jail, as fail2ban's filters see it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
     /// The jail that asks for it.
-    pub jail: String,
+    pub jail: Arc<str>,
     /// When it was logged, if the source knows: a line of a file tells it by itself.
     pub time: Option<SystemTime>,
     /// `HOST IDENT[PID]: MESSAGE`, behind its date if it has one.

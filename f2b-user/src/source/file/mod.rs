@@ -22,6 +22,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -62,7 +63,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// The files of one jail.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    pub jail: String,
+    pub jail: Arc<str>,
     pub paths: Vec<LogPath>,
     pub charset: Charset,
     /// Reads the dates of lines, to find where the find window begins. `zone` is that of its local times.
@@ -358,7 +359,7 @@ impl Worker {
                         Err(error) => {
                             if self.unreadable.insert(path.clone()) {
                                 let file = path.display();
-                                warn!(jail = watch.jail, "{file} cannot be read, trying again: {error}");
+                                warn!(jail = &*watch.jail, "{file} cannot be read, trying again: {error}");
                             }
                             continue;
                         }
@@ -366,7 +367,7 @@ impl Worker {
                     self.unreadable.remove(&path);
                     let Some(log) = log else { continue };
                     info!(
-                        jail = watch.jail,
+                        jail = &*watch.jail,
                         offset = log.open.position.offset,
                         "Following {}",
                         path.display()
@@ -380,7 +381,11 @@ impl Worker {
             }
             if found == 0 && at_start {
                 let patterns: Vec<_> = watch.paths.iter().map(|path| path.pattern.as_str()).collect();
-                warn!(jail = watch.jail, "There is no log file yet, waiting for it: {}", patterns.join(" "));
+                warn!(
+                    jail = &*watch.jail,
+                    "There is no log file yet, waiting for it: {}",
+                    patterns.join(" ")
+                );
             }
         }
         let wanted = self
@@ -429,7 +434,7 @@ impl Worker {
         let Some(log) = self.logs.get(path) else { return Ok(()) };
         let takers = || log.takers.iter().map(|taker| &self.watches[*taker]);
         let line = |watch: &Watch, bytes| Line {
-            jail: watch.jail.clone(),
+            jail: Arc::clone(&watch.jail),
             time: None,
             text: watch.charset.decode(bytes).trim_end_matches(['\r', '\n']).to_owned(),
         };

@@ -1,5 +1,7 @@
 //! One entry of the journal, and the line that it becomes.
 
+use std::borrow::Cow;
+
 use systemd::journal::Journal;
 
 use super::matching::{Held, Takers};
@@ -99,13 +101,12 @@ impl Entry {
     }
 
     /// The number of the process. The sender may say what it likes: fail2ban takes what Python reads as a number.
-    fn process(&self) -> Option<String> {
-        let text = [&self.syslog_pid, &self.pid].into_iter().find(|text| {
-            let number = python_integer(text, false);
-            !text.is_empty() && number.as_deref() != Some("0")
-        })?;
-        let number = python_integer(text, false).or_else(|| python_integer(text, true));
-        Some(number.unwrap_or_else(|| format!("b{}", repr(text))))
+    fn process(&self) -> Option<Cow<'_, str>> {
+        let given = [&self.syslog_pid, &self.pid].into_iter().filter(|text| !text.is_empty());
+        let mut read = given.map(|text| (text, python_integer(text, false)));
+        let (text, number) = read.find(|(_, number)| number.as_deref() != Some("0"))?;
+        let number = number.or_else(|| python_integer(text, true));
+        Some(number.unwrap_or_else(|| format!("b{}", repr(text)).into()))
     }
 
     /// `HOST IDENT[PID]: MESSAGE`, as fail2ban renders an entry (`FilterSystemd.formatJournalEntry` in
@@ -140,7 +141,13 @@ impl Entry {
 }
 
 /// What Python's `int` makes of a text, in decimal digits; with prefixes (`0x`) only where they are `prefixed`.
-fn python_integer(text: &str, prefixed: bool) -> Option<String> {
+fn python_integer(text: &str, prefixed: bool) -> Option<Cow<'_, str>> {
+    if !prefixed
+        && matches!(text.as_bytes(), [b'1'..=b'9', digits @ ..] if digits.iter().all(u8::is_ascii_digit))
+    {
+        // As it is, like nearly every one.
+        return Some(text.into());
+    }
     let text = text.trim();
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => ("-", digits),
@@ -158,7 +165,7 @@ fn python_integer(text: &str, prefixed: bool) -> Option<String> {
         return None;
     }
     let number = u128::from_str_radix(&digits.replace('_', ""), radix).ok()?;
-    Some(if number == 0 { "0".into() } else { format!("{sign}{number}") })
+    Some(if number == 0 { "0".into() } else { format!("{sign}{number}").into() })
 }
 
 #[cfg(test)]
@@ -169,7 +176,7 @@ mod tests {
     fn a_process_has_the_number_that_python_reads() {
         let process = |syslog_pid: &str| {
             let entry = Entry { syslog_pid: syslog_pid.into(), pid: "42".into(), ..Entry::default() };
-            entry.process().unwrap()
+            entry.process().unwrap().into_owned()
         };
         for (text, expected) in [
             ("7", "7"),

@@ -1,6 +1,6 @@
 //! `journalmatch`: which entries a jail wants.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use anyhow::{Result, bail};
 
@@ -84,12 +84,15 @@ impl fmt::Display for JournalMatch {
 /// The field that names the unit.
 pub(super) const UNIT: &str = "_SYSTEMD_UNIT";
 
+/// Groups of fields, each as the numbers of the values that it may have.
+type Groups = Vec<Vec<Vec<usize>>>;
+
 /// The jails, and what each wants, in a form that looks at each field of an entry once.
 pub(super) struct Takers {
     /// By field, each value that is asked for and its number.
     terms: Vec<(String, Vec<(String, usize)>)>,
     /// By jail, groups; each is satisfied if every one of its fields has one of these values.
-    jails: Vec<(String, Vec<Vec<Vec<usize>>>)>,
+    jails: Vec<(Arc<str>, Groups)>,
     count: usize,
 }
 
@@ -102,7 +105,7 @@ impl Takers {
         let mut takers = Self { terms: Vec::new(), jails: Vec::new(), count: 0 };
         for (jail, wanted) in jails {
             let groups = wanted.groups.iter().map(|group| takers.group(group)).collect();
-            takers.jails.push((jail.clone(), groups));
+            takers.jails.push((jail.as_str().into(), groups));
         }
         takers
     }
@@ -148,10 +151,10 @@ impl Takers {
     }
 
     /// The jails that want an entry that has this.
-    pub(super) fn of(&self, held: &Held) -> impl Iterator<Item = &str> {
+    pub(super) fn of(&self, held: &Held) -> impl Iterator<Item = &Arc<str>> {
         let has_one = |alternatives: &Vec<usize>| alternatives.iter().any(|number| held.0[*number]);
-        let wants = move |groups: &Vec<Vec<Vec<usize>>>| groups.iter().any(|group| group.iter().all(has_one));
-        self.jails.iter().filter(move |(_, groups)| wants(groups)).map(|(jail, _)| jail.as_str())
+        let wants = move |groups: &Groups| groups.iter().any(|group| group.iter().all(has_one));
+        self.jails.iter().filter(move |(_, groups)| wants(groups)).map(|(jail, _)| jail)
     }
 }
 
@@ -171,7 +174,7 @@ mod tests {
             fields.iter().for_each(|(field, value)| {
                 takers.note(field.as_bytes(), value.as_bytes(), &mut held);
             });
-            takers.of(&held).eq(["sshd"])
+            takers.of(&held).map(|jail| &**jail).eq(["sshd"])
         };
         assert!(accepts(&[("_SYSTEMD_UNIT", "b.service"), ("_UID", "0")]));
         assert!(!accepts(&[("_SYSTEMD_UNIT", "b.service"), ("_UID", "1000")]));

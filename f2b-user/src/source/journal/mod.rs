@@ -17,6 +17,7 @@ mod open;
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
+    sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -261,12 +262,13 @@ impl Worker {
     /// Makes a line of an entry for each jail that wants it.
     fn take(&self, entry: &Entry, micros: u64, takers: &Takers, lines: &mut Vec<Line>) {
         let time = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
-        let mut jails = takers.of(entry.held()).peekable();
-        if jails.peek().is_none() {
-            return;
+        let mut jails = takers.of(entry.held());
+        let Some(first) = jails.next() else { return };
+        let at = lines.len();
+        lines.push(Line { jail: Arc::clone(first), time: Some(time), text: entry.text() });
+        for jail in jails {
+            lines.push(Line { jail: Arc::clone(jail), ..lines[at].clone() });
         }
-        let text = entry.text();
-        lines.extend(jails.map(|jail| Line { jail: jail.to_owned(), time: Some(time), text: text.clone() }));
     }
 
     /// An entry that is damaged: it would be so the next time, too.
