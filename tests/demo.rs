@@ -131,7 +131,8 @@ fn a_flood_is_dropped(lab: &Lab, agent: &Agent<'_>, sink: &Sink, attacker: IpAdd
     let text = format!("{} packets dropped, {arrived} arrived", grouped(dropped - first));
     verdict(dropped > first && arrived == 0, &text);
 
-    pause(PAUSE / 2);
+    // The agent brings the map of bans up to date every second.
+    sleep(Duration::from_millis(1_500));
     let in_kernel = packets_of(&server(lab, &format!("bpftool map dump pinned {PINS}/v{LAYOUT}/bans")));
     pause(PAUSE / 2);
     let banned = server(lab, "f2b banned");
@@ -154,7 +155,8 @@ fn the_agent_dies_and_the_ban_lives<'lab>(
     );
     let arrived = sink.count(attacker);
     let flood = Flood::start(lab, attacker, PORT);
-    let count = format!("bpftool map dump pinned {PINS}/v{LAYOUT}/bans | grep packets");
+    let count =
+        format!("bpftool map lookup pinned {PINS}/v{LAYOUT}/scope_counters key 0 0 0 0 | grep packets");
     let before = packets_of(&server(lab, &count));
     server(lab, &format!("kill -9 {}", agent.process.pid_inside()));
     agent.process.wait(PATIENCE);
@@ -238,11 +240,14 @@ fn xdp_on_eth0(lab: &Lab) -> bool {
     run(lab, Host::Server, "ip link show eth0").printed.contains("xdp")
 }
 
-/// The number behind the first `"packets":`.
+/// The sum of the numbers behind each `"packets":`.
 fn packets_of(dump: &str) -> u64 {
-    let (_, number) = dump.split_once("\"packets\": ").expect("the map holds a ban");
-    let digits = number.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-    digits.parse().expect("bpftool prints numbers")
+    let numbers = dump.split("\"packets\": ").skip(1);
+    let number = |text: &str| {
+        let digits = text.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+        digits.parse::<u64>().expect("bpftool prints numbers")
+    };
+    numbers.map(number).sum()
 }
 
 /// How a command ended, and what it printed.

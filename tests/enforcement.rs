@@ -194,10 +194,14 @@ fn a_ban_made_by_hand_as_the_readme_says_holds_at_once_and_is_adopted() {
     let mut agent = Agent::start(&lab, "");
     let attacker = attacker_v4(9);
     assert!(lab.connects(attacker));
-    sh(&lab, &format!("{BY_HAND}{command}"));
+    // The README shows them as root types them.
+    sh(&lab, &format!("{BY_HAND}{command}").replace("\n# ", "\n"));
     assert!(!lab.connects(attacker));
     agent.stop();
     let agent = Agent::start(&lab, "");
+    let settings = sh(&lab, &format!("bpftool map dump pinned {PINS}/v2/settings"));
+    assert!(settings.contains("\"by_hand\": 0"), "{settings}");
+    assert!(!lab.connects(attacker));
     let ban = agent.ban_of(attacker).expect("it is adopted");
     assert_eq!((&ban["jails"][0], &ban["until"]), (&"(kernel)".into(), &"forever".into()));
     f2b_ok(&lab, &["unban", &attacker.to_string()]);

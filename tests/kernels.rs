@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{Ebpf, programs::Program};
-use f2b::xdp::OBJECT;
+use aya::{Ebpf, EbpfLoader, programs::Program};
+use f2b::xdp::{Lines, OBJECT};
+use f2b_ebpf::{LINES, LINES_MASK, MAX_BANS};
 use machine::Machine;
 use object::{Object as _, ObjectSection as _, SectionKind};
 
@@ -71,7 +72,10 @@ fn start(machine: &mut Machine, mode: &str) -> String {
 /// Also runs inside the emulated machine.
 #[test]
 fn the_programs_load() {
-    let mut ebpf = Ebpf::load(OBJECT).expect("the kernel takes the maps");
+    let mask = Lines::mask(MAX_BANS);
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, &mask, true);
+    let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
     for (name, program) in ebpf.programs_mut() {
         let start = Instant::now();
         match program {

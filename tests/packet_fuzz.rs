@@ -22,11 +22,11 @@ use std::{
 };
 
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use f2b::xdp::OBJECT;
-use f2b_ebpf::{Counters, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, ScopeCounters};
+use f2b_ebpf::{Counters, LINES, LINES_MASK, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, ScopeCounters};
 use fastrand::Rng;
 use fuzz::{
     frames,
@@ -42,6 +42,8 @@ const SHORT_FORM: Duration = Duration::from_secs(20);
 const FRAMES_VARIABLE: &str = "F2B_FUZZ_FRAMES";
 const SEED_VARIABLE: &str = "F2B_FUZZ_SEED";
 const FRAMES_OF_A_WORLD: u32 = 5_000;
+/// Few lines, so that some of the bans do not fit.
+const LAST_LINE: u32 = 7;
 const PROGRESS_EVERY: Duration = Duration::from_secs(60);
 
 /// What of a frame lies in one piece when the kernel runs it as XDP: a page, without the room that it keeps before and
@@ -127,7 +129,9 @@ struct KernelHalf {
 impl KernelHalf {
     fn load() -> Self {
         assert!(Uid::effective().is_root(), "loading BPF programs needs root; run: cargo xtask test");
-        let mut ebpf = Ebpf::load(OBJECT).expect("the kernel takes the maps");
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(LINES, LAST_LINE + 1).override_global(LINES_MASK, &LAST_LINE, true);
+        let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
         for name in [PROGRAM, PROGRAM_LINEAR, PROGRAM_TC] {
             match ebpf.program_mut(name).expect("the object has the program") {
                 Program::Xdp(program) => program.load(),

@@ -15,6 +15,11 @@
 //! [`BanEntry::slots`] holds that as up to [`SLOTS`] steps, each a mask of scopes with its own end; a scope is banned
 //! while any slot that has it has not ended. So every scope lapses by itself, at its own time, with no agent running.
 //! More than [`SLOTS`] different ends at once are kept exact by the agent alone: see `xdp::steps` there.
+//!
+//! # The shortcut
+//! [`BANS`] has every banned address, and is what counts. [`LINES`] says the same about IPv4 in a cache line for each
+//! source, for most bans: one look there drops a packet, or passes it, where the hash table would have read three lines
+//! in as many places. What a line cannot say, the hash table is asked for.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -34,6 +39,11 @@ pub const PROGRAM_TC: &str = "f2b_tc";
 
 /// Hash, [`BanKey`] → [`BanEntry`]: the banned addresses.
 pub const BANS: &str = "bans";
+/// Array, [`line_of`] an IPv4 address → [`Line`]: the shortcut. Each loaded program has its own, made by the agent from
+/// [`BANS`].
+pub const LINES: &str = "lines";
+/// In the programs' constants: the number of [`LINES`], a power of two, less one. 0: there is no shortcut.
+pub const LINES_MASK: &str = "LINES_MASK";
 /// Longest-prefix trie, prefix of a [`BanKey`] → [`BanEntry`]: the banned prefixes. The value of a prefix includes
 /// what wider prefixes ban, because the kernel sees the longest one only.
 pub const PREFIXES: &str = "prefixes";
@@ -54,9 +64,11 @@ pub const SETTINGS: &str = "settings";
 pub const EVENTS: &str = "events";
 /// Per-CPU array of one [`EventLimit`].
 pub const EVENT_LIMIT: &str = "event_limit";
+/// Per-CPU array of one [`Clock`]: each loaded program has its own.
+pub const CLOCK: &str = "clock";
 
-/// How many bans of addresses fit unless the agent is told otherwise (`max_bans`): preallocated, 128 bytes each, and
-/// about twice the bans expected, because a fuller hash table is a slower one.
+/// How many bans of addresses fit unless the agent is told otherwise (`max_bans`): preallocated, 160 bytes each with the
+/// part of [`LINES`], and about twice the bans expected, because a fuller hash table is a slower one.
 pub const MAX_BANS: u32 = 131_072;
 /// How many prefixes can be banned. Not preallocated.
 pub const MAX_PREFIXES: u32 = 65_536;
@@ -100,6 +112,20 @@ impl BanKey {
         Self { addr }
     }
 
+    /// An IPv4 address's four bytes as they are in memory; `None` for IPv6.
+    #[inline(always)]
+    pub fn v4(&self) -> Option<u32> {
+        let [first, last] = self.words();
+        let (mapped, addr) = halves(last);
+        (first == 0 && mapped == halves(u64::from_ne_bytes(V4_MAPPED)).0).then_some(addr)
+    }
+
+    #[inline(always)]
+    const fn words(&self) -> [u64; 2] {
+        // SAFETY: both are sixteen bytes, and any bytes are words.
+        unsafe { core::mem::transmute(self.addr) }
+    }
+
     /// The key whose bytes are these words in memory.
     #[inline(always)]
     pub(crate) const fn from_words(words: [u64; 2]) -> Self {
@@ -107,6 +133,9 @@ impl BanKey {
         unsafe { core::mem::transmute(words) }
     }
 }
+
+/// How the last eight bytes of an IPv4 address's key begin: `::ffff:`.
+pub(crate) const V4_MAPPED: [u8; 8] = [0, 0, 0xff, 0xff, 0, 0, 0, 0];
 
 /// The bits of a [`BanKey`], all of which a whole address has. IPv4 prefixes are 96 longer than they are written.
 pub const KEY_BITS: u32 = 128;
@@ -118,7 +147,8 @@ pub const KEY_BITS: u32 = 128;
 pub struct BanEntry {
     /// Packets dropped because of this ban.
     pub packets: u64,
-    /// When the last of them was dropped, in nanoseconds of `CLOCK_MONOTONIC`; 0: none yet.
+    /// When the last of them was dropped, in nanoseconds of `CLOCK_MONOTONIC`; 0: none yet. Of those that [`LINES`] dropped,
+    /// when the agent has added them.
     pub last_ns: u64,
     /// What is banned until when. A slot that is not in use is all zeros.
     pub slots: [Slot; SLOTS],
@@ -129,7 +159,7 @@ pub struct BanEntry {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Slot {
     /// When it ends, in nanoseconds of `CLOCK_MONOTONIC`; [`FOREVER`] for a permanent one. The kernel compares it with
-    /// its coarse clock, so a ban lapses within one timer tick even if no agent runs.
+    /// its coarse clock, so a ban lapses within two timer ticks even if no agent runs.
     pub ends_ns: u64,
     /// A mask: bit 0 ([`ALL_PORTS`]) is every packet, bit n the ports of scope n.
     pub scopes: u64,
@@ -158,6 +188,77 @@ impl BanEntry {
 pub struct AllowEntry {
     /// Packets that passed because of it: from a banned source, and within the ban's scope.
     pub packets: u64,
+}
+
+/// The IPv4 bans of some addresses: a cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Line {
+    pub bans: [LineBan; LINE_BANS],
+}
+
+/// A ban of one IPv4 address in one scope, as a packet finds it at once.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LineBan {
+    /// The address, in network order; all zeros: this place is free.
+    pub addr: [u8; 4],
+    /// When it ends, and what it bans: see [`LineTerms`]. Read and written together with `addr`.
+    pub terms: u32,
+    /// Packets dropped here.
+    pub packets: u64,
+}
+
+/// Bans in a line.
+pub const LINE_BANS: usize = 4;
+
+/// [`LineBan::terms`] in parts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LineTerms {
+    /// Up to when it holds, in units of 2^[`Self::SHIFT`] ns of `CLOCK_MONOTONIC`, rounded down; from then on [`BANS`] is
+    /// asked: at once if it is 0, because a line cannot say it. At most [`Self::LAST`], which a permanent ban has.
+    pub ends: u32,
+    /// The scope's number.
+    pub scope: u32,
+    /// In the first place of a line: there are more bans of addresses of this line, in [`BANS`] alone.
+    pub spills: bool,
+}
+
+impl LineTerms {
+    /// So many bits of nanoseconds: units of two seconds.
+    pub const SHIFT: u32 = 31;
+    /// What 25 bits hold: more than two years.
+    pub const LAST: u32 = u32::MAX >> Self::ENDS;
+    /// Bit 6 is `spills`, those below it the scope, those above it the end.
+    const SPILLS: u32 = MAX_SCOPES;
+    const ENDS: u32 = 7;
+
+    #[inline(always)]
+    pub const fn from_bits(terms: u32) -> Self {
+        Self { ends: terms >> Self::ENDS, scope: terms & (MAX_SCOPES - 1), spills: terms & Self::SPILLS != 0 }
+    }
+
+    pub const fn bits(self) -> u32 {
+        self.ends << Self::ENDS | self.scope | if self.spills { Self::SPILLS } else { 0 }
+    }
+}
+
+/// The half of a word that comes first in memory, and the other one.
+#[inline(always)]
+pub const fn halves(word: u64) -> (u32, u32) {
+    let (upper, lower) = ((word >> 32) as u32, word as u32);
+    if cfg!(target_endian = "little") { (lower, upper) } else { (upper, lower) }
+}
+
+/// Which of `mask` + 1 lines has an IPv4 address: mixed, so that neighbours are not together (the finalizer of
+/// MurmurHash3).
+#[inline(always)]
+pub const fn line_of(addr: u32, mask: u32) -> u32 {
+    let mut mixed = addr ^ addr >> 16;
+    mixed = mixed.wrapping_mul(0x85eb_ca6b);
+    mixed ^= mixed >> 13;
+    mixed = mixed.wrapping_mul(0xc2b2_ae35);
+    (mixed ^ mixed >> 16) & mask
 }
 
 /// Which scopes have a destination port, by protocol: masks as in [`Slot::scopes`], without bit 0.
@@ -251,8 +352,8 @@ pub struct Settings {
     pub allowed: u32,
     /// How many drops a second each CPU reports as [`DropEvent`]s; 0: none.
     pub events_per_second: u32,
-    /// Always 0; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// 1: somebody changes [`BANS`] by hand, so the programs do not use [`LINES`] until an agent has started anew.
+    pub by_hand: u32,
 }
 
 /// A dropped packet, as a sample of them is reported.
@@ -277,6 +378,16 @@ pub struct DropEvent {
     pub reserved: u8,
 }
 
+/// The coarse clock of `CLOCK_MONOTONIC` as a CPU has read it. It goes on with every timer tick, and to count these is
+/// cheaper than to read it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Clock {
+    /// The number of the tick.
+    pub tick: u64,
+    pub ns: u64,
+}
+
 /// How many events a CPU has reported in the current second.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -289,6 +400,8 @@ const _: () = {
     assert!(size_of::<BanKey>() == 16);
     assert!(size_of::<BanEntry>() == 64);
     assert!(size_of::<Slot>() == 16);
+    assert!(size_of::<LineBan>() == 16);
+    assert!(size_of::<Line>() == 64);
     assert!(size_of::<AllowEntry>() == 8);
     assert!(size_of::<PortScopes>() == 16);
     assert!(size_of::<PortRange>() == 4);
@@ -307,7 +420,7 @@ mod user {
     use core::net::IpAddr;
 
     use super::{
-        AllowEntry, BanEntry, BanKey, Counters, DropEvent, EventLimit, PortRange, PortScopes, Scope,
+        AllowEntry, BanEntry, BanKey, Counters, DropEvent, EventLimit, Line, PortRange, PortScopes, Scope,
         ScopeCounters, Settings, Slot,
     };
 
@@ -319,6 +432,8 @@ mod user {
     unsafe impl aya::Pod for Slot {}
     // SAFETY: `repr(C)`, one `u64`, no padding (size asserted above).
     unsafe impl aya::Pod for AllowEntry {}
+    // SAFETY: `repr(C)`, bytes and whole numbers, no padding (sizes asserted above).
+    unsafe impl aya::Pod for Line {}
     // SAFETY: `repr(C)`, only whole `u64`s, no padding (size asserted above).
     unsafe impl aya::Pod for PortScopes {}
     // SAFETY: `repr(C)`, only whole `u16`s, no padding (size asserted above).

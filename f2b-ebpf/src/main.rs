@@ -8,22 +8,33 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    bindings::{
+        BPF_F_MMAPABLE,
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
-    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use f2b_ebpf::{
-    ALL_PORTS, AllowEntry, BanEntry, BanKey, COUNTED_INTERFACES, Counters, DropEvent, EVENTS_BYTES,
-    EventLimit, KEY_BITS, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PortScopes, Scope,
-    ScopeCounters, Settings, counters_of,
+    ALL_PORTS, AllowEntry, BanEntry, BanKey, COUNTED_INTERFACES, Clock, Counters, DropEvent, EVENTS_BYTES,
+    EventLimit, KEY_BITS, LINE_BANS, Line, LineBan, LineTerms, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES,
+    MAX_SCOPES, PORT_COUNT, PortScopes, Scope, ScopeCounters, Settings, counters_of, halves, line_of,
     packet::{self, Frame, Packet, TCP, Target, UDP},
 };
 
 /// Preallocated, never LRU: an LRU map loses bans silently when it is full.
 #[btf_map(name = "bans")]
 static BANS: HashMap<BanKey, BanEntry, { MAX_BANS as usize }> = HashMap::new();
+
+/// The agent writes it through its own mapping of this memory.
+#[btf_map(name = "lines")]
+static LINES: Array<Line, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// The agent sets it before it loads the programs.
+#[unsafe(no_mangle)]
+static LINES_MASK: u32 = 0;
 
 #[btf_map(name = "prefixes")]
 static PREFIXES: LpmTrie<BanKey, BanEntry, { MAX_PREFIXES as usize }> = LpmTrie::new();
@@ -54,6 +65,20 @@ static EVENTS: RingBuf<(), { EVENTS_BYTES as usize }> = RingBuf::new();
 
 #[btf_map(name = "event_limit")]
 static EVENT_LIMIT: PerCpuArray<EventLimit, 1> = PerCpuArray::new();
+
+#[btf_map(name = "clock")]
+static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+
+/// The begin of a frame that does not lie where the programs can read it.
+#[btf_map(name = "headers")]
+static HEADERS: PerCpuArray<[u8; HEADERS_BYTES as usize], 1> = PerCpuArray::new();
+
+/// Ethernet, two VLAN tags, the longest IPv4 header or IPv6, and ports.
+const HEADERS_BYTES: u32 = 128;
+/// What Ethernet pads every frame to.
+const SHORTEST_FRAME: u32 = 60;
+/// Ethernet and IPv4: where there is less, the frame may be elsewhere.
+const LEAST_BYTES: u32 = 34;
 
 /// tc: leave the packet to the next filter.
 const TC_NEXT: i32 = -1;
@@ -88,12 +113,35 @@ struct Arrival {
 #[xdp(frags)]
 fn f2b(ctx: XdpContext) -> u32 {
     // SAFETY: a helper that reads the length of this program's own frame.
-    xdp_verdict(&ctx, || unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32)
+    let length = || unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
+    let (mut start, mut end, mut is_copy) = (ctx.data(), ctx.data_end(), false);
+    // Some drivers leave the whole frame in the other buffers (mlx5, when its frames are large).
+    if start + LEAST_BYTES as usize > end
+        && let Some((headers, length)) = gather(&ctx)
+    {
+        (start, end, is_copy) = (headers, headers + length, true);
+    }
+    xdp_verdict(&ctx, start, end, is_copy, length)
+}
+
+/// Copies the begin of a frame in several buffers; where to, and how much.
+#[inline(always)]
+fn gather(ctx: &XdpContext) -> Option<(usize, usize)> {
+    let headers = HEADERS.get_ptr_mut(0)?;
+    // Lengths that the verifier knows, because it loses sight of bounds.
+    for length in [HEADERS_BYTES, SHORTEST_FRAME] {
+        // SAFETY: a helper that writes so many bytes, if there are as many, to a place that has room for them.
+        if unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, headers.cast(), length) } == 0 {
+            return Some((headers.addr(), length as usize));
+        }
+    }
+    None
 }
 
 #[xdp]
 fn f2b_linear(ctx: XdpContext) -> u32 {
-    xdp_verdict(&ctx, || (ctx.data_end() - ctx.data()) as u32)
+    let (start, end) = (ctx.data(), ctx.data_end());
+    xdp_verdict(&ctx, start, end, false, || (end - start) as u32)
 }
 
 #[classifier]
@@ -108,23 +156,23 @@ fn f2b_tc(ctx: TcContext) -> i32 {
     // SAFETY: the kernel gives the program a context that is valid while it runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: the kernel gives the program a frame that is readable from `data` to `data_end`.
-    let frame = unsafe { packet::read(ctx.data(), ctx.data_end()) };
+    let frame = unsafe { packet::read(ctx.data(), ctx.data_end(), false) };
     let verdict = judge(frame, ifindex, || length);
     if verdict == Verdict::Dropped { TC_SHOT } else { TC_NEXT }
 }
 
 #[inline(always)]
-fn xdp_verdict(ctx: &XdpContext, length: impl FnOnce() -> u32) -> u32 {
+fn xdp_verdict(ctx: &XdpContext, start: usize, end: usize, is_copy: bool, length: impl Fn() -> u32) -> u32 {
     let ifindex = ctx.ingress_ifindex() as u32;
-    // SAFETY: the kernel gives the program a frame that is readable from `data` to `data_end`.
-    let frame = unsafe { packet::read(ctx.data(), ctx.data_end()) };
+    // SAFETY: the kernel gives the program a frame that is readable from `data` to `data_end`; a copy is as long as is said.
+    let frame = unsafe { packet::read(start, end, is_copy) };
     let verdict = judge(frame, ifindex, length);
     if verdict == Verdict::Dropped { XDP_DROP } else { XDP_PASS }
 }
 
 /// Decides about a frame and counts it: the one exit.
 #[inline(always)]
-fn judge(frame: Frame<'_>, ifindex: u32, length: impl FnOnce() -> u32) -> Verdict {
+fn judge(frame: Frame<'_>, ifindex: u32, length: impl Fn() -> u32) -> Verdict {
     let verdict = match frame {
         Frame::Ip(packet) => judge_packet(&packet, ifindex, length),
         Frame::NotIp => Verdict::NotIp,
@@ -135,16 +183,128 @@ fn judge(frame: Frame<'_>, ifindex: u32, length: impl FnOnce() -> u32) -> Verdic
 }
 
 #[inline(always)]
-fn judge_packet(packet: &Packet<'_>, ifindex: u32, length: impl FnOnce() -> u32) -> Verdict {
+fn judge_packet(packet: &Packet<'_>, ifindex: u32, length: impl Fn() -> u32) -> Verdict {
     // The one entry is always there; the verifier wants to be sure.
     let Some(settings) = SETTINGS.get(0) else {
         return Verdict::Passed;
     };
-    let host = BANS.get_ptr_mut(packet.source);
+    let ask = match look_in_line(packet, settings) {
+        Known::Banned { ban, scope, now_ns } => {
+            if let Some(verdict) = judge_by_line(packet, settings, ban, scope, now_ns, ifindex, &length) {
+                return verdict;
+            }
+            true
+        }
+        Known::Maybe => true,
+        Known::Free => false,
+    };
+    let host = if ask { BANS.get_ptr_mut(packet.source) } else { None };
     if host.is_none() && settings.prefixes == 0 {
         return Verdict::Passed;
     }
     judge_banned(packet, settings, host, ifindex, length)
+}
+
+/// What a line says of a source.
+enum Known {
+    Banned {
+        ban: *mut LineBan,
+        scope: u32,
+        now_ns: u64,
+    },
+    /// The hash table must be asked.
+    Maybe,
+    /// No ban of this address.
+    Free,
+}
+
+#[inline(always)]
+fn look_in_line(packet: &Packet<'_>, settings: &Settings) -> Known {
+    // SAFETY: a constant of the program. Volatile, because the compiler must not take what is written here for it.
+    let mask = unsafe { (&raw const LINES_MASK).read_volatile() };
+    if mask == 0 || settings.by_hand != 0 {
+        return Known::Maybe;
+    }
+    let Some(addr) = packet.v4() else {
+        return Known::Maybe;
+    };
+    let Some(line) = LINES.get_ptr_mut(line_of(addr, mask)) else {
+        return Known::Maybe;
+    };
+    let bans = line.cast::<LineBan>();
+    // Without jumps, or the verifier would look at all that follows once for each place.
+    let (mut found, mut place, mut own, mut all) = (0, 0, 0, 0);
+    for number in 0..LINE_BANS {
+        // SAFETY: a line has so many bans.
+        let ban = unsafe { bans.add(number) };
+        // SAFETY: a ban begins with an aligned word, which the agent writes whole. Volatile, because it writes meanwhile.
+        let word = unsafe { ban.cast::<u64>().read_volatile() };
+        let (this, terms) = halves(word);
+        let is_it = one_if_zero(this ^ addr);
+        found |= is_it;
+        place |= number as u64 * is_it;
+        own |= u64::from(terms) * is_it;
+        all |= terms;
+    }
+    if found == 0 {
+        return if LineTerms::from_bits(all).spills { Known::Maybe } else { Known::Free };
+    }
+    let LineTerms { ends, scope, .. } = LineTerms::from_bits(own as u32);
+    let now_ns = clock_ns();
+    if now_ns >> LineTerms::SHIFT >= u64::from(ends) {
+        // It is over, or will be soon; or a line cannot say it.
+        return Known::Maybe;
+    }
+    // SAFETY: one of those looked at.
+    let ban = unsafe { bans.add(place as usize % LINE_BANS) };
+    Known::Banned { ban, scope, now_ns }
+}
+
+/// The rest of the way, for a source that is banned; `None` if another ban may cover the packet, or cover it before this one.
+#[inline(always)]
+fn judge_by_line(
+    packet: &Packet<'_>,
+    settings: &Settings,
+    ban: *mut LineBan,
+    scope: u32,
+    now_ns: u64,
+    ifindex: u32,
+    length: impl Fn() -> u32,
+) -> Option<Verdict> {
+    if scope != ALL_PORTS && settings.prefixes != 0 {
+        return None;
+    }
+    let (hit, protocol, port) = covered(packet, 1 << scope);
+    if hit == 0 {
+        return None;
+    }
+    if settings.allowed != 0 && is_allowed(packet.source) {
+        return Some(Verdict::Allowed);
+    }
+    // SAFETY: a place in a map's value, valid while the program runs and aligned to eight bytes.
+    let packets = unsafe { &raw mut (*ban).packets };
+    // SAFETY: as above.
+    unsafe { increment(packets, 1) };
+    let arrival = Arrival { ifindex, bytes: length() };
+    tell(packet, settings, arrival, scope, protocol, port, now_ns);
+    Some(Verdict::Dropped)
+}
+
+/// 1 for 0, else 0. A mask of all ones or none would do as well, but newer verifiers look at both of its cases apart.
+#[inline(always)]
+fn one_if_zero(number: u32) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut one = u64::from(number);
+        // SAFETY: arithmetic on a register. In Rust it would be compiled into a jump.
+        unsafe {
+            core::arch::asm!("{one} += -1", "{one} >>= 63", one = inout(reg) one, options(pure, nomem, nostack));
+        }
+        one
+    }
+    // Never runs: only for the linter, which checks this program on the host.
+    #[cfg(not(target_arch = "bpf"))]
+    u64::from(number == 0)
 }
 
 /// The rest of the way, for a source that may be banned.
@@ -154,10 +314,9 @@ fn judge_banned(
     settings: &Settings,
     host: Option<*mut BanEntry>,
     ifindex: u32,
-    length: impl FnOnce() -> u32,
+    length: impl Fn() -> u32,
 ) -> Verdict {
-    // SAFETY: a helper without arguments that reads the clock.
-    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
+    let now_ns = clock_ns();
     let by_host = scopes_at(host, now_ns);
     // A ban of everything needs no second one.
     let prefix = if settings.prefixes == 0 || by_host & ALL_PORTS_MASK != 0 {
@@ -188,12 +347,42 @@ fn judge_banned(
         note_drop(ban, now_ns);
     }
     let arrival = Arrival { ifindex, bytes: length() };
-    let scope = hit.trailing_zeros();
+    tell(packet, settings, arrival, hit.trailing_zeros(), protocol, port, now_ns);
+    Verdict::Dropped
+}
+
+/// Counts a dropped packet in its scope, and reports it if that is asked for.
+#[inline(always)]
+fn tell(
+    packet: &Packet<'_>,
+    settings: &Settings,
+    arrival: Arrival,
+    scope: u32,
+    protocol: u8,
+    port: u16,
+    now_ns: u64,
+) {
     count_scope(scope, arrival);
     if settings.events_per_second != 0 && may_report(settings, now_ns) {
         report(packet.source, arrival, scope, protocol, port, now_ns);
     }
-    Verdict::Dropped
+}
+
+/// The kernel's coarse clock, as of this CPU's last timer tick.
+#[inline(always)]
+fn clock_ns() -> u64 {
+    // SAFETY: a helper without arguments that reads a number.
+    let tick = unsafe { bpf_jiffies64() };
+    let Some(clock) = CLOCK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own copy, and programs on one hook do not preempt each other on a CPU.
+    let clock = unsafe { &mut *clock };
+    if clock.tick != tick {
+        // SAFETY: a helper without arguments that reads the clock.
+        *clock = Clock { tick, ns: unsafe { bpf_ktime_get_coarse_ns() } };
+    }
+    clock.ns
 }
 
 /// What `ban` bans now.

@@ -1,7 +1,7 @@
 //! A frame's source address and, where a ban asks for it, its destination port. The only place with pointer arithmetic;
 //! every step is checked against the frame's end, which is also what the kernel's verifier wants to see.
 
-use crate::BanKey;
+use crate::{BanKey, V4_MAPPED};
 
 /// How many VLAN tags are looked through: one (802.1Q) or two (QinQ). A tag that the network card took off does not
 /// count.
@@ -34,9 +34,6 @@ const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
 /// The same in IPv6's fragment header.
 const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
 
-/// How the last eight bytes of an IPv4 address's key begin: `::ffff:`.
-const V4_MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
-
 /// What a frame is.
 #[derive(Clone, Copy)]
 pub enum Frame<'frame> {
@@ -56,6 +53,8 @@ pub struct Packet<'frame> {
     header: Header<'frame>,
     /// Where the frame ends.
     end: usize,
+    /// See [`read`].
+    is_copy: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -165,13 +164,14 @@ impl Cursor {
     }
 }
 
-/// Reads the Ethernet frame at `start..end` as far as the source address.
+/// Reads the Ethernet frame at `start..end` as far as the source address. Of a copy of its begin, no extension headers are
+/// read: the verifier wants to know how far into a copy a program can reach.
 ///
 /// # Safety
 /// `start..end` must be readable memory for as long as what is returned is in use, as the kernel guarantees for a
 /// frame's `data..data_end`.
 #[inline(always)]
-pub unsafe fn read<'frame>(start: usize, end: usize) -> Frame<'frame> {
+pub unsafe fn read<'frame>(start: usize, end: usize, is_copy: bool) -> Frame<'frame> {
     let mut cursor = Cursor { at: start, end };
     // SAFETY: the caller's promise; all headers are `packed` structs of bytes, so any bits and alignment will do.
     let Some(ethernet) = (unsafe { cursor.next::<Ethernet>() }) else {
@@ -192,14 +192,14 @@ pub unsafe fn read<'frame>(start: usize, end: usize) -> Frame<'frame> {
         // SAFETY: as above.
         ETHERTYPE_IPV4 => match unsafe { cursor.next::<Ipv4>() } {
             Some(ip) if ip.version_length >> 4 == 4 => {
-                Frame::Ip(Packet { source: source_v4(ip), header: Header::V4(ip), end })
+                Frame::Ip(Packet { source: source_v4(ip), header: Header::V4(ip), end, is_copy })
             }
             _ => Frame::Malformed,
         },
         // SAFETY: as above.
         ETHERTYPE_IPV6 => match unsafe { cursor.next::<Ipv6>() } {
             Some(ip) if ip.version_class >> 4 == 6 => {
-                Frame::Ip(Packet { source: source_v6(ip), header: Header::V6(ip), end })
+                Frame::Ip(Packet { source: source_v6(ip), header: Header::V6(ip), end, is_copy })
             }
             _ => Frame::Malformed,
         },
@@ -213,7 +213,7 @@ fn source_v4(ip: &Ipv4) -> BanKey {
     // What comes first in memory is the lower half here.
     #[cfg(target_endian = "little")]
     let addr = addr << 32;
-    BanKey::from_words([0, V4_MAPPED | addr])
+    BanKey::from_words([0, u64::from_ne_bytes(V4_MAPPED) | addr])
 }
 
 #[inline(always)]
@@ -254,6 +254,15 @@ load!(load_u32, u32, "u32");
 load!(load_u64, u64, "u64");
 
 impl Packet<'_> {
+    /// The source of an IPv4 packet, as it is in memory.
+    #[inline(always)]
+    pub fn v4(&self) -> Option<u32> {
+        match self.header {
+            Header::V4(ip) => Some(load_u32(&ip.source)),
+            Header::V6(_) => None,
+        }
+    }
+
     /// Reads on, to the destination port.
     #[inline(always)]
     pub fn target(&self) -> Target {
@@ -282,6 +291,9 @@ impl Packet<'_> {
         for _ in 0..=EXTENSION_DEPTH {
             if !is_extension(next) {
                 return if has_ports(next) { self.port(next, at) } else { Target::Portless };
+            }
+            if self.is_copy {
+                return Target::Hidden;
             }
             let mut cursor = Cursor { at, end: self.end };
             // SAFETY: `read`'s caller vouches for the frame; a `packed` struct of bytes takes any bits and alignment.
@@ -336,7 +348,7 @@ mod tests {
     fn frame(bytes: &[u8]) -> Frame<'_> {
         let range = bytes.as_ptr_range();
         // SAFETY: a slice is readable memory, and borrowed for as long as the frame lives.
-        unsafe { read(range.start.addr(), range.end.addr()) }
+        unsafe { read(range.start.addr(), range.end.addr(), false) }
     }
 
     fn source_of(bytes: &[u8]) -> Option<BanKey> {

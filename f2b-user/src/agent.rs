@@ -374,6 +374,9 @@ impl<M: BanMap> Agent<M> {
                         self.clock_was_set(now);
                     }
                     self.store_positions(now);
+                    if let Err(error) = self.map.tally() {
+                        warn!("The packets of bans are not counted in the map of bans: {error:#}");
+                    }
                     false
                 }
                 Some(batch) = lines.recv() => {

@@ -7,11 +7,11 @@ use std::{fmt::Write as _, fs, net::Ipv4Addr};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::HashMap,
+    maps::{HashMap, Map},
     programs::{SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
-use f2b::xdp::OBJECT;
-use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, Slot};
+use f2b::xdp::{Lines, OBJECT};
+use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, LINES, LINES_MASK, Slot};
 
 use super::{
     flood::{FIRST_BANNED, Sources},
@@ -241,8 +241,13 @@ impl Contender {
 /// f2b's program and its maps, with the first `bans` addresses banned for ever.
 pub(crate) fn load_f2b(bans: u32) -> Ebpf {
     let room = (2 * bans).max(f2b_ebpf::MAX_BANS);
-    let mut ebpf =
-        EbpfLoader::new().map_max_entries(BANS, room).load(OBJECT).expect("the kernel takes the maps");
+    let mask = Lines::mask(room);
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries(BANS, room);
+    loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, &mask, true);
+    let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
+    let Some(Map::Array(lines)) = ebpf.map(LINES) else { panic!("the lines are an array") };
+    let mut lines = Lines::new(lines).expect("the kernel shows its memory");
     let program: &mut Xdp = ebpf.program_mut(f2b_ebpf::PROGRAM).expect("it has it").try_into().expect("XDP");
     program.load().expect("the verifier takes the program");
     let map = ebpf.map_mut(BANS).expect("it has it");
@@ -250,7 +255,9 @@ pub(crate) fn load_f2b(bans: u32) -> Ebpf {
     for address in (Contender { kind: Kind::F2bNative, bans }).addresses() {
         let mut entry = BanEntry::default();
         entry.slots[0] = Slot { ends_ns: FOREVER, scopes: 1 << ALL_PORTS };
-        map.insert(BanKey::from_v4(address.octets()), entry, 0).expect("there is room");
+        let key = BanKey::from_v4(address.octets());
+        map.insert(key, entry, 0).expect("there is room");
+        lines.set(key, &entry, false);
     }
     ebpf
 }

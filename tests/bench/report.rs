@@ -214,6 +214,7 @@ impl Report {
         let rivals = [
             ("an nft set at ingress", Kind::NftIngress, 5.0),
             ("an nft set at prerouting", Kind::NftPrerouting, 5.0),
+            ("fail2ban's nft set", Kind::NftInput, 5.0),
             ("ipset", Kind::Ipset, 7.0),
             ("8000 iptables rules", Kind::Iptables, 50.0),
             ("8000 iptables-legacy rules", Kind::IptablesLegacy, 50.0),

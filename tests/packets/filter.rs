@@ -1,6 +1,10 @@
 //! A program with its maps: no interface, no pins, no agent.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -10,11 +14,11 @@ use aya::{
     },
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp},
 };
-use f2b::xdp::OBJECT;
+use f2b::xdp::{Lines, OBJECT};
 use f2b_ebpf::{
     ALL_PORTS, ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTERS, Counters, DropEvent, EVENTS, FOREVER,
-    PORTS, PREFIXES, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, PortScopes, SCOPE_COUNTERS, SETTINGS,
-    ScopeCounters, Settings, Slot, counters_of,
+    LINES, LINES_MASK, PORTS, PREFIXES, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, PortScopes, SCOPE_COUNTERS,
+    SETTINGS, ScopeCounters, Settings, Slot, counters_of,
 };
 use ipnet::IpNet;
 use nix::{
@@ -23,6 +27,9 @@ use nix::{
 };
 
 use super::Frame;
+
+/// Few lines, so that they are full soon.
+const LAST_LINE: u32 = 1;
 
 /// Which of the programs: all must decide alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +108,7 @@ pub struct Filter {
     ebpf: Ebpf,
     place: Place,
     bans: HashMap<MapData, BanKey, BanEntry>,
+    lines: Arc<Mutex<Lines>>,
     prefixes: LpmTrie<MapData, BanKey, BanEntry>,
     allowed: LpmTrie<MapData, BanKey, AllowEntry>,
     ports: Array<MapData, PortScopes>,
@@ -119,7 +127,11 @@ impl Filter {
     /// The same of an object that is ours but for some instructions.
     pub fn load_object(object: &[u8], place: Place) -> Self {
         assert!(Uid::effective().is_root(), "loading an XDP program needs root; run: cargo xtask test");
-        let mut ebpf = EbpfLoader::new().load(object).expect("the kernel takes the maps");
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries(LINES, LAST_LINE + 1).override_global(LINES_MASK, &LAST_LINE, true);
+        let mut ebpf = loader.load(object).expect("the kernel takes the maps");
+        let Some(Map::Array(lines)) = ebpf.take_map(LINES) else { panic!("the lines are an array") };
+        let lines = Lines::new(&lines).expect("the kernel shows its memory");
         let program = ebpf.program_mut(place.program()).expect("the object has the program");
         match place {
             Place::Tc => <&mut SchedClassifier>::try_from(program).expect("it is for tc").load(),
@@ -129,6 +141,7 @@ impl Filter {
         Self {
             place,
             bans: map(&mut ebpf, BANS),
+            lines: Arc::new(Mutex::new(lines)),
             prefixes: map(&mut ebpf, PREFIXES),
             allowed: map(&mut ebpf, ALLOWED),
             ports: map(&mut ebpf, PORTS),
@@ -156,14 +169,14 @@ impl Filter {
 
     /// Bans `address` in these slots, the rest of which stay empty.
     pub fn ban(&mut self, address: IpAddr, slots: &[Slot]) {
-        self.bans.insert(BanKey::from(address), entry(slots), 0).expect("there is room");
+        ban(&mut self.bans, &self.lines, address, slots);
     }
 
     /// The same map of bans, to be changed while packets run.
     pub fn updates(&self) -> Updates {
         let id = self.bans.map().info().expect("it is there").id();
         let bans = Map::from_map_data(MapData::from_id(id).expect("root may open it")).expect("a known kind");
-        Updates { bans: bans.try_into().expect("bans are a hash map") }
+        Updates { bans: bans.try_into().expect("bans are a hash map"), lines: Arc::clone(&self.lines) }
     }
 
     /// Bans a prefix. The value of a longer one must include that of those around it.
@@ -197,9 +210,12 @@ impl Filter {
         self.settings.set(0, settings, 0).expect("the one entry");
     }
 
-    /// The ban of `address`.
+    /// The ban of `address`, with all that it has counted.
     pub fn entry(&self, address: IpAddr) -> BanEntry {
-        self.bans.get(&BanKey::from(address), 0).expect("it has a ban")
+        let key = BanKey::from(address);
+        let entry = self.bans.get(&key, 0).expect("it has a ban");
+        let in_line = locked(&self.lines).packets(key);
+        BanEntry { packets: entry.packets + in_line, ..entry }
     }
 
     /// The ban of a prefix.
@@ -249,6 +265,26 @@ impl Filter {
         (action, combine(self.counters(), before, u64::wrapping_sub))
     }
 
+    /// The same of a frame of which only so many bytes lie in the first buffer.
+    pub fn judge_apart(&self, frame: &Frame, linear: usize) -> (Action, Counters) {
+        assert_eq!(self.place, Place::Xdp, "the others take no frames in several buffers");
+        let before = self.counters();
+        let program = self.ebpf.program(self.place.program()).expect("the object has the program");
+        // `struct xdp_md`: its second field is where the first buffer ends.
+        let mut context = [0; 24];
+        let linear = u32::try_from(linear).expect("frames are short");
+        context[4..8].copy_from_slice(&linear.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(&frame.0),
+            ctx_in: Some(&context),
+            repeat: 1,
+            ..Default::default()
+        };
+        let result = <&Xdp>::try_from(program).expect("it is for XDP").test_run(options);
+        let action = self.place.action(result.expect("Linux 6.18 or newer").return_value);
+        (action, combine(self.counters(), before, u64::wrapping_sub))
+    }
+
     /// Runs `frame` through the program `repeat` times on this CPU.
     pub fn run(&self, frame: &Frame, repeat: u32) -> Action {
         let program = self.ebpf.program(self.place.program()).expect("the object has the program");
@@ -264,17 +300,30 @@ impl Filter {
 /// A second door to the bans of a [`Filter`].
 pub struct Updates {
     bans: HashMap<MapData, BanKey, BanEntry>,
+    lines: Arc<Mutex<Lines>>,
 }
 
 impl Updates {
     /// As [`Filter::ban`].
     pub fn ban(&mut self, address: IpAddr, slots: &[Slot]) {
-        self.bans.insert(BanKey::from(address), entry(slots), 0).expect("there is room");
+        ban(&mut self.bans, &self.lines, address, slots);
     }
 
     pub fn unban(&mut self, address: IpAddr) {
-        self.bans.remove(&BanKey::from(address)).expect("it is banned");
+        let key = BanKey::from(address);
+        locked(&self.lines).remove(key);
+        self.bans.remove(&key).expect("it is banned");
     }
+}
+
+fn ban(bans: &mut HashMap<MapData, BanKey, BanEntry>, lines: &Mutex<Lines>, address: IpAddr, slots: &[Slot]) {
+    let (key, entry) = (BanKey::from(address), entry(slots));
+    bans.insert(key, entry, 0).expect("there is room");
+    locked(lines).set(key, &entry, true);
+}
+
+fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    lines.lock().expect("nobody has panicked with it")
 }
 
 fn map<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> M {

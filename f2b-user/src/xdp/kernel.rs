@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, PerCpuArray, PerCpuValues},
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
-use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, v1};
+use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, LINES, LINES_MASK, v1};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
@@ -19,6 +19,7 @@ use super::{
     attach::{self, Attached, Plan, Programs},
     batch,
     events::Events,
+    lines::Lines,
     maps::{Maps, copy_bans, take},
     pins::{MAPS, Pin, Pins, V1_BANS, V1_COUNTERS},
 };
@@ -48,6 +49,8 @@ pub struct Options {
 /// The loaded programs, their pinned maps and links.
 pub struct Kernel {
     maps: Maps,
+    /// To be pinned once the programs run.
+    lines: Option<Map>,
     programs: Programs,
     protected: Vec<Protected>,
     /// Whether the interfaces of default routes are protected, whichever those are.
@@ -103,11 +106,12 @@ impl Kernel {
             protected.push(one);
         }
         let mut ebpf = load_maps(&mut pins, options.max_bans)?;
-        let mut maps = Maps::take(&mut ebpf, options.max_bans)?;
+        let lines = ebpf.take_map(LINES).context("the object has no lines")?;
+        let mut maps = Maps::take(&mut ebpf, &lines, options.max_bans)?;
         maps.recount()?;
         let events = Events::new(take(&mut ebpf, EVENTS)?, options.log_drops);
         let programs = Programs::load(ebpf, options.mode)?;
-        Ok(Self { maps, programs, protected, follows_routes, events, pins })
+        Ok(Self { maps, lines: Some(lines), programs, protected, follows_routes, events, pins })
     }
 
     /// Puts the program on its interfaces. From here on the maps count.
@@ -122,6 +126,15 @@ impl Kernel {
         self.pins.keep();
         // Whatever read them reads ours now.
         self.pins.remove_old_layout()?;
+        if let Some(lines) = self.lines.take() {
+            let (before, path) = self.pins.lines()?;
+            if let Some(before) = before {
+                self.maps.count_on(&Lines::new(&before)?)?;
+            }
+            self.pins.put(&lines, &path)?;
+            self.pins.keep();
+        }
+        self.maps.end_by_hand()?;
         self.events.start(&mut self.maps)
     }
 
@@ -212,6 +225,10 @@ impl BanMap for Kernel {
         self.maps.capacity()
     }
 
+    fn tally(&mut self) -> Result<()> {
+        self.maps.tally()
+    }
+
     fn busy(&mut self) -> Result<Vec<Busy>> {
         self.events.watch(&mut self.maps, Instant::now())
     }
@@ -240,8 +257,10 @@ fn not_there() -> State {
 /// Opens the pinned maps, and makes those that are missing. A map of bans of another size, or of the layout before this
 /// one, is taken over into a new one, which takes its place only once it is complete.
 fn load_maps(pins: &mut Pins, max_bans: u32) -> Result<Ebpf> {
+    let mask = Lines::mask(max_bans);
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(BANS, max_bans);
+    loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, &mask, true);
     let (mut bans_pin, mut fresh_counters) = (None, false);
     for map in &MAPS {
         let entries = if map.name == BANS { max_bans } else { map.max_entries };
@@ -264,14 +283,14 @@ fn load_maps(pins: &mut Pins, max_bans: u32) -> Result<Ebpf> {
     let path = match pin {
         Pin::Same(path) => path,
         Pin::Resized(path) => {
-            let old = HashMap::try_from(aya::maps::Map::from_map_data(MapData::from_pin(&path)?)?)?;
+            let old = HashMap::try_from(Map::from_map_data(MapData::from_pin(&path)?)?)?;
             let bans = take_over::<BanEntry>(&old, &mut ebpf, max_bans)?;
             info!(bans, max_bans, "Took the bans over into a map of another size");
             path
         }
         Pin::Missing(path) => {
             if let Some(old) = pins.old_map(&V1_BANS)? {
-                let old = HashMap::try_from(aya::maps::Map::from_map_data(MapData::from_pin(old)?)?)?;
+                let old = HashMap::try_from(Map::from_map_data(MapData::from_pin(old)?)?)?;
                 let bans = take_over::<v1::Ban>(&old, &mut ebpf, max_bans)?;
                 info!(bans, "Took the bans over from layout 1");
                 if fresh_counters {
@@ -304,8 +323,7 @@ fn take_over_counters(pins: &Pins, ebpf: &mut Ebpf) -> Result<()> {
     let Some(old) = pins.old_map(&V1_COUNTERS)? else {
         return Ok(());
     };
-    let old =
-        PerCpuArray::<_, v1::Counters>::try_from(aya::maps::Map::from_map_data(MapData::from_pin(old)?)?)?;
+    let old = PerCpuArray::<_, v1::Counters>::try_from(Map::from_map_data(MapData::from_pin(old)?)?)?;
     let counted = old.get(&0, 0)?;
     let per_cpu = counted.iter().map(|&[passed, dropped, lapsed, not_ip, malformed]| Counters {
         passed,

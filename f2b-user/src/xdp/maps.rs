@@ -1,7 +1,7 @@
 //! The maps that the programs read: bans, prefixes, allow list, ports; and what they count.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     time::{Duration, SystemTime},
@@ -27,6 +27,7 @@ use tracing::warn;
 use super::{
     MapBan, ScopeStatus,
     batch::{self, Known},
+    lines::Lines,
 };
 use crate::{
     ban::{self, Change, Scopes, Step, Subject, Until},
@@ -37,9 +38,16 @@ use crate::{
 /// large.
 const HIGH_WATER: f64 = 0.8;
 
+/// What a [`tally`](Maps::tally) looks at, a millisecond's work: all lines of so many bans as fit by default.
+const TALLY_LINES: u32 = 65_536;
+/// And how many bans it writes at most, a few milliseconds' work.
+const TALLY_BANS: usize = 1024;
+
 /// The maps, as the agent writes and reads them.
 pub(super) struct Maps {
     bans: HashMap<MapData, BanKey, BanEntry>,
+    /// What `bans` has, as the programs find it sooner.
+    lines: Lines,
     prefixes: LpmTrie<MapData, BanKey, BanEntry>,
     allowed: LpmTrie<MapData, BanKey, AllowEntry>,
     ports: Array<MapData, PortScopes>,
@@ -67,10 +75,12 @@ struct Pending {
 }
 
 impl Maps {
-    /// Takes the maps out of the loaded object, `capacity` being what `bans` holds.
-    pub(super) fn take(ebpf: &mut Ebpf, capacity: u32) -> Result<Self> {
+    /// Takes the maps out of the loaded object, `capacity` being what `bans` holds. The lines ban nobody until
+    /// [`recount`](Self::recount).
+    pub(super) fn take(ebpf: &mut Ebpf, lines: &Map, capacity: u32) -> Result<Self> {
         let mut maps = Self {
             bans: take(ebpf, BANS)?,
+            lines: Lines::new(map_data(lines)?)?,
             prefixes: take(ebpf, PREFIXES)?,
             allowed: take(ebpf, ALLOWED)?,
             ports: take(ebpf, PORTS)?,
@@ -135,6 +145,7 @@ impl Maps {
     ) {
         let Pending { keys, entries, freed } = pending;
         let mut gone = freed.len() as u32;
+        freed.iter().for_each(|key| self.lines.remove(*key));
         batch::remove(&mut self.bans, freed, |at, error| {
             gone -= 1;
             if error.raw_os_error() != Some(Errno::ENOENT as i32) {
@@ -150,15 +161,25 @@ impl Maps {
         };
         // Most are new: to look first would take twice as long.
         let mut known = Vec::new();
+        let mut is_new = vec![true; keys.len()];
         batch::insert(&mut self.bans, keys, entries, if_known, |at, error| {
             more -= 1;
+            is_new[at] = false;
             match error.raw_os_error() {
                 Some(libc::EEXIST) => known.push(at),
                 _ => refuse(keys[at], error),
             }
         });
+        for (at, _) in is_new.iter().enumerate().filter(|(_, is_new)| **is_new) {
+            self.lines.set(keys[at], &entries[at], false);
+        }
+        let mut goes_on = Vec::new();
         let mut replace = |at: &usize| match found(self.bans.get(&keys[*at], 0)) {
-            Ok(old) => Some((keys[*at], BanEntry { slots: entries[*at].slots, ..counted(old, now_ns) })),
+            Ok(old) => {
+                let old = going_on(old, now_ns);
+                goes_on.push(old.is_some());
+                Some((keys[*at], BanEntry { slots: entries[*at].slots, ..old.unwrap_or_default() }))
+            }
             Err(error) => {
                 refuse(keys[*at], batch::io_error(error));
                 None
@@ -168,10 +189,40 @@ impl Maps {
         batch::insert(&mut self.bans, &known_keys, &known_entries, Known::Replaced, |at, error| {
             refuse(known_keys[at], error);
         });
+        for ((key, entry), goes_on) in known_keys.iter().zip(&known_entries).zip(goes_on) {
+            self.lines.set(*key, entry, goes_on);
+        }
         self.count_addresses(more, gone);
         keys.clear();
         entries.clear();
         freed.clear();
+    }
+
+    /// Goes on counting where the programs before have stopped: these are their lines.
+    pub(super) fn count_on(&mut self, before: &Lines) -> Result<()> {
+        let now_ns = monotonic_ns()?;
+        for (key, packets) in before.counted() {
+            if !self.lines.add_packets(key, packets) {
+                self.count(key, packets, now_ns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what [`BanMap::tally`](super::BanMap::tally) says.
+    pub(super) fn tally(&mut self) -> Result<()> {
+        let now_ns = monotonic_ns()?;
+        let counted = self.lines.take_counted(TALLY_LINES, TALLY_BANS, now_ns);
+        counted.into_iter().try_for_each(|(key, packets)| self.count(key, packets, now_ns))
+    }
+
+    /// Adds to the packets of a ban in the map of bans, if it is there; the last of them was at `last_ns`.
+    fn count(&mut self, key: BanKey, packets: u64, last_ns: u64) -> Result<()> {
+        let Some(entry) = found(self.bans.get(&key, 0)).context("reading the map of bans")? else {
+            return Ok(());
+        };
+        let entry = BanEntry { packets: entry.packets + packets, last_ns, ..entry };
+        self.bans.insert(key, entry, 0).context("counting in the map of bans")
     }
 
     fn set_prefix(&mut self, subject: Subject, steps: Vec<Step>, now: SystemTime, now_ns: u64) -> Result<()> {
@@ -186,7 +237,8 @@ impl Maps {
         } else {
             None
         };
-        let entry = BanEntry { slots: entry(steps, now, now_ns).slots, ..counted(old, now_ns) };
+        let entry =
+            BanEntry { slots: entry(steps, now, now_ns).slots, ..going_on(old, now_ns).unwrap_or_default() };
         let inserted = self.prefixes.insert(&key, entry, 0);
         inserted.map_err(|error| not_banned(batch::io_error(error), subject, MAX_PREFIXES, ""))?;
         self.banned_prefixes.insert(subject);
@@ -198,9 +250,14 @@ impl Maps {
     pub(super) fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>> {
         let now_ns = monotonic_ns()?;
         let mut bans = Vec::new();
+        // Most have dropped nothing since the last tally; to look for each in its line would take as long as all else.
+        let in_lines: BTreeMap<_, _> = self.lines.counted().collect();
         let addresses = |keys: &[BanKey], entries: &[BanEntry]| {
             let addresses = keys.iter().zip(entries);
-            bans.extend(addresses.map(|(key, entry)| map_ban(ip(*key).into(), entry, now, now_ns)));
+            bans.extend(addresses.map(|(key, entry)| {
+                let entry = BanEntry { packets: entry.packets + in_lines.get(key).unwrap_or(&0), ..*entry };
+                map_ban(ip(*key).into(), &entry, now, now_ns)
+            }));
         };
         batch::read(&self.bans, addresses).context("reading the map of bans")?;
         for entry in self.prefixes.iter() {
@@ -210,10 +267,18 @@ impl Maps {
         Ok(bans)
     }
 
-    /// Counts what is in the maps, which an agent before us, or somebody by hand, may have changed.
+    /// Counts what is in the maps, which an agent before us, or somebody by hand, may have changed, and makes the lines of
+    /// it.
     pub(super) fn recount(&mut self) -> Result<()> {
         let mut addresses = 0;
-        batch::read(&self.bans, |keys, _| addresses += keys.len()).context("reading the map of bans")?;
+        let lines = &mut self.lines;
+        let take = |keys: &[BanKey], entries: &[BanEntry]| {
+            addresses += keys.len();
+            for (key, entry) in keys.iter().zip(entries) {
+                lines.set(*key, entry, false);
+            }
+        };
+        batch::read(&self.bans, take).context("reading the map of bans")?;
         self.count_addresses(addresses as u32, self.addresses);
         for key in self.prefixes.keys() {
             self.banned_prefixes.insert(net(&key.context("reading the map of prefixes")?).into());
@@ -300,6 +365,11 @@ impl Maps {
         Ok(sum)
     }
 
+    /// The lines have what was changed by hand until now.
+    pub(super) fn end_by_hand(&mut self) -> Result<()> {
+        self.change_settings(|settings| settings.by_hand = 0)
+    }
+
     /// How many drops a second each CPU reports.
     pub(super) fn report_drops(&mut self, per_second: u32) -> Result<()> {
         self.change_settings(|settings| settings.events_per_second = per_second)
@@ -330,14 +400,19 @@ impl Maps {
 
     /// The packets dropped because of a ban, if it is there.
     pub(super) fn packets(&self, subject: Subject) -> Result<Option<u64>> {
+        let mut in_line = 0;
         let entry = match subject.address() {
-            Some(address) => found(self.bans.get(&address.into(), 0)),
+            Some(address) => {
+                in_line = self.lines.packets(address.into());
+                found(self.bans.get(&address.into(), 0))
+            }
             None if self.banned_prefixes.contains(&subject) => {
                 found(self.prefixes.get(&key(subject.net()), 0))
             }
             None => Ok(None),
         };
-        Ok(entry.with_context(|| format!("reading the ban of {subject}"))?.map(|entry| entry.packets))
+        let entry = entry.with_context(|| format!("reading the ban of {subject}"))?;
+        Ok(entry.map(|entry| entry.packets + in_line))
     }
 
     fn count_prefixes(&mut self) -> Result<()> {
@@ -434,6 +509,14 @@ pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &st
     map.try_into().with_context(|| format!("map {name}"))
 }
 
+/// What there is in a map of the kind that lines are in.
+pub(super) fn map_data(map: &Map) -> Result<&MapData> {
+    match map {
+        Map::Array(data) => Ok(data),
+        _ => bail!("the lines are not in an array"),
+    }
+}
+
 /// `None` where there is no such entry.
 fn found<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
@@ -469,9 +552,9 @@ fn entry(steps: Vec<Step>, now: SystemTime, now_ns: u64) -> BanEntry {
     entry
 }
 
-/// What the ban before has counted, which goes on if it is not over.
-fn counted(old: Option<BanEntry>, now_ns: u64) -> BanEntry {
-    old.filter(|entry| entry.scopes_at(now_ns) != 0).unwrap_or_default()
+/// The ban before, if it is not over: then its packets count on.
+fn going_on(old: Option<BanEntry>, now_ns: u64) -> Option<BanEntry> {
+    old.filter(|entry| entry.scopes_at(now_ns) != 0)
 }
 
 fn map_ban(subject: Subject, entry: &BanEntry, now: SystemTime, now_ns: u64) -> MapBan {

@@ -7,6 +7,7 @@ mod attach;
 mod batch;
 mod events;
 mod kernel;
+mod lines;
 mod maps;
 mod pins;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     events::{LOGGED_PER_SECOND, TAKE_EVERY},
     kernel::{Kernel, OBJECT, Options},
+    lines::Lines,
     pins::{DEFAULT_PIN_DIR, detach},
 };
 use crate::{
@@ -92,6 +94,15 @@ pub trait BanMap {
     /// every [`TAKE_EVERY`].
     fn reports(&self) -> bool {
         false
+    }
+
+    /// Moves what the shortcut of the programs has counted to where people look for it, a share of it each time: to be
+    /// called about once a second.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn tally(&mut self) -> Result<()> {
+        Ok(())
     }
 
     /// Logs and counts what the kernel has reported.

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
-    maps::{MapInfo, MapType, lpm_trie},
+    maps::{MapData, MapInfo, MapType, lpm_trie},
     programs::{
         SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
@@ -25,8 +25,9 @@ use aya::{
 };
 use f2b_ebpf::{
     ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTED_INTERFACES, COUNTERS, Counters, EVENT_LIMIT, EVENTS,
-    EVENTS_BYTES, EventLimit, LAYOUT, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES, PORT_COUNT, PORTS,
-    PREFIXES, PROGRAM_TC, PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope, ScopeCounters, Settings, v1,
+    EVENTS_BYTES, EventLimit, LAYOUT, LINES, Line, MAX_ALLOWED, MAX_BANS, MAX_PREFIXES, MAX_SCOPES,
+    PORT_COUNT, PORTS, PREFIXES, PROGRAM_TC, PortScopes, SCOPE_COUNTERS, SCOPES, SETTINGS, Scope,
+    ScopeCounters, Settings, v1,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tokio::time::sleep;
@@ -88,6 +89,17 @@ impl Pins {
         }
         let found = map.check(&path, max_entries)?;
         Ok(if found == max_entries { Pin::Same(path) } else { Pin::Resized(path) })
+    }
+
+    /// The lines of the programs before, and where those of ours belong.
+    pub(super) fn lines(&self) -> Result<(Option<MapData>, PathBuf)> {
+        let path = self.maps().join(LINES);
+        if !path.exists() {
+            return Ok((None, path));
+        }
+        LINES_MAP.check(&path, 1)?;
+        let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+        Ok((Some(map), path))
     }
 
     /// The pin of `map` in the layout before this one, checked.
@@ -227,6 +239,8 @@ pub(super) const MAPS: [Map; 10] = [
     Map::new::<u32, EventLimit>(EVENT_LIMIT, MapType::PerCpuArray, 1),
 ];
 
+/// The shortcut, which is made anew at each start.
+const LINES_MAP: Map = Map::new::<u32, Line>(LINES, MapType::Array, 1);
 /// The maps of layout 1 that are taken over.
 pub(super) const V1_BANS: Map = Map::new::<BanKey, v1::Ban>(BANS, MapType::Hash, MAX_BANS);
 pub(super) const V1_COUNTERS: Map = Map::new::<u32, v1::Counters>(COUNTERS, MapType::PerCpuArray, 1);
@@ -239,8 +253,8 @@ impl Map {
         let kind = info.map_type().context("a kind of map that f2b does not know")?;
         let (key_size, value_size) = (info.key_size() as usize, info.value_size() as usize);
         let found = layout(kind, key_size, value_size, info.max_entries());
-        // The map of bans may have any number of entries.
-        let entries = if self.name == BANS { info.max_entries() } else { max_entries };
+        // Bans, and so their lines, may be of any number.
+        let entries = if [BANS, LINES].contains(&self.name) { info.max_entries() } else { max_entries };
         if found != layout(self.kind, self.key_size, self.value_size, entries) {
             let ours = layout(self.kind, self.key_size, self.value_size, max_entries);
             bail!(
