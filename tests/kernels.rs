@@ -14,7 +14,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::Program};
 use f2b::xdp::{Lines, OBJECT};
-use f2b_ebpf::{LINES, LINES_MASK, MAX_BANS};
+use f2b_ebpf::MAX_BANS;
 use machine::Machine;
 use object::{Object as _, ObjectSection as _, SectionKind};
 
@@ -74,7 +74,7 @@ fn start(machine: &mut Machine, mode: &str) -> String {
 fn the_programs_load() {
     let mask = Lines::mask(MAX_BANS);
     let mut loader = EbpfLoader::new();
-    loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, &mask, true);
+    Lines::size(&mut loader, &mask);
     let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
     for (name, program) in ebpf.programs_mut() {
         let start = Instant::now();

@@ -25,8 +25,8 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
-use f2b::xdp::OBJECT;
-use f2b_ebpf::{Counters, LINES, LINES_MASK, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, ScopeCounters};
+use f2b::xdp::{Lines, OBJECT};
+use f2b_ebpf::{Counters, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, ScopeCounters};
 use fastrand::Rng;
 use fuzz::{
     frames,
@@ -130,7 +130,7 @@ impl KernelHalf {
     fn load() -> Self {
         assert!(Uid::effective().is_root(), "loading BPF programs needs root; run: cargo xtask test");
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(LINES, LAST_LINE + 1).override_global(LINES_MASK, &LAST_LINE, true);
+        Lines::size(&mut loader, &LAST_LINE);
         let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
         for name in [PROGRAM, PROGRAM_LINEAR, PROGRAM_TC] {
             match ebpf.program_mut(name).expect("the object has the program") {

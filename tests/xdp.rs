@@ -497,7 +497,7 @@ fn a_frame_is_malformed_until_its_fixed_ip_header_is_complete_and_judged_from_th
 #[test]
 fn only_a_dropped_packet_is_counted_in_its_ban() {
     for place in Place::ALL {
-        let filter = with_bans(place);
+        let mut filter = with_bans(place);
         let before = monotonic();
         for Sources { free, banned, for_ever, over, .. } in [V4, V6] {
             for source in [free, banned, for_ever, over, banned] {
@@ -508,10 +508,13 @@ fn only_a_dropped_packet_is_counted_in_its_ban() {
             assert_eq!(filter.entry(for_ever).packets, 1);
             let BanEntry { packets, last_ns, .. } = filter.entry(over);
             assert_eq!((packets, last_ns), (0, 0));
-            if banned.is_ipv6() {
-                let last = Duration::from_nanos(filter.entry(banned).last_ns);
-                assert!(last + Duration::from_millis(20) > before && last < monotonic(), "{last:?}");
-            }
+            // What the shortcut drops, the agent dates.
+            filter.change_settings(|settings| settings.by_hand = 1);
+            filter.judge(&udp(banned));
+            assert_eq!(filter.entry(banned).packets, 3);
+            let last = Duration::from_nanos(filter.entry(banned).last_ns);
+            assert!(last + Duration::from_millis(20) > before && last < monotonic(), "{last:?}");
+            filter.change_settings(|settings| settings.by_hand = 0);
         }
     }
 }

@@ -64,8 +64,6 @@ pub const SETTINGS: &str = "settings";
 pub const EVENTS: &str = "events";
 /// Per-CPU array of one [`EventLimit`].
 pub const EVENT_LIMIT: &str = "event_limit";
-/// Per-CPU array of one [`Clock`]: each loaded program has its own.
-pub const CLOCK: &str = "clock";
 
 /// How many bans of addresses fit unless the agent is told otherwise (`max_bans`): preallocated, 160 bytes each with the
 /// part of [`LINES`], and about twice the bans expected, because a fuller hash table is a slower one.
@@ -112,20 +110,6 @@ impl BanKey {
         Self { addr }
     }
 
-    /// An IPv4 address's four bytes as they are in memory; `None` for IPv6.
-    #[inline(always)]
-    pub fn v4(&self) -> Option<u32> {
-        let [first, last] = self.words();
-        let (mapped, addr) = halves(last);
-        (first == 0 && mapped == halves(u64::from_ne_bytes(V4_MAPPED)).0).then_some(addr)
-    }
-
-    #[inline(always)]
-    const fn words(&self) -> [u64; 2] {
-        // SAFETY: both are sixteen bytes, and any bytes are words.
-        unsafe { core::mem::transmute(self.addr) }
-    }
-
     /// The key whose bytes are these words in memory.
     #[inline(always)]
     pub(crate) const fn from_words(words: [u64; 2]) -> Self {
@@ -133,9 +117,6 @@ impl BanKey {
         unsafe { core::mem::transmute(words) }
     }
 }
-
-/// How the last eight bytes of an IPv4 address's key begin: `::ffff:`.
-pub(crate) const V4_MAPPED: [u8; 8] = [0, 0, 0xff, 0xff, 0, 0, 0, 0];
 
 /// The bits of a [`BanKey`], all of which a whole address has. IPv4 prefixes are 96 longer than they are written.
 pub const KEY_BITS: u32 = 128;
@@ -420,7 +401,7 @@ mod user {
     use core::net::IpAddr;
 
     use super::{
-        AllowEntry, BanEntry, BanKey, Counters, DropEvent, EventLimit, Line, PortRange, PortScopes, Scope,
+        AllowEntry, BanEntry, BanKey, Counters, DropEvent, EventLimit, PortRange, PortScopes, Scope,
         ScopeCounters, Settings, Slot,
     };
 
@@ -432,8 +413,6 @@ mod user {
     unsafe impl aya::Pod for Slot {}
     // SAFETY: `repr(C)`, one `u64`, no padding (size asserted above).
     unsafe impl aya::Pod for AllowEntry {}
-    // SAFETY: `repr(C)`, bytes and whole numbers, no padding (sizes asserted above).
-    unsafe impl aya::Pod for Line {}
     // SAFETY: `repr(C)`, only whole `u64`s, no padding (size asserted above).
     unsafe impl aya::Pod for PortScopes {}
     // SAFETY: `repr(C)`, only whole `u16`s, no padding (size asserted above).

@@ -260,7 +260,7 @@ fn look_in_line(packet: &Packet<'_>, settings: &Settings) -> Known {
     Known::Banned { ban, scope, now_ns }
 }
 
-/// The rest of the way, for a source that is banned; `None` if another ban may cover the packet, or cover it before this one.
+/// The rest of the way by the line alone, apart from [`judge_banned`], so that the verifier has no IPv6 header to walk here; `None` if another ban may cover the packet, or cover it before this one.
 #[inline(always)]
 fn judge_by_line(
     packet: &Packet<'_>,

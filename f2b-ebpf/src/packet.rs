@@ -1,7 +1,7 @@
 //! A frame's source address and, where a ban asks for it, its destination port. The only place with pointer arithmetic;
 //! every step is checked against the frame's end, which is also what the kernel's verifier wants to see.
 
-use crate::{BanKey, V4_MAPPED};
+use crate::BanKey;
 
 /// How many VLAN tags are looked through: one (802.1Q) or two (QinQ). A tag that the network card took off does not
 /// count.
@@ -33,6 +33,9 @@ const SHIM6: u8 = 140;
 const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
 /// The same in IPv6's fragment header.
 const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
+
+/// How the last eight bytes of an IPv4 address's key begin: `::ffff:`.
+const V4_MAPPED: u64 = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
 
 /// What a frame is.
 #[derive(Clone, Copy)]
@@ -213,7 +216,7 @@ fn source_v4(ip: &Ipv4) -> BanKey {
     // What comes first in memory is the lower half here.
     #[cfg(target_endian = "little")]
     let addr = addr << 32;
-    BanKey::from_words([0, u64::from_ne_bytes(V4_MAPPED) | addr])
+    BanKey::from_words([0, V4_MAPPED | addr])
 }
 
 #[inline(always)]
@@ -254,7 +257,7 @@ load!(load_u32, u32, "u32");
 load!(load_u64, u64, "u64");
 
 impl Packet<'_> {
-    /// The source of an IPv4 packet, as it is in memory.
+    /// The source of an IPv4 packet, as it is in memory. `None` for IPv6, also from an IPv4-mapped address.
     #[inline(always)]
     pub fn v4(&self) -> Option<u32> {
         match self.header {

@@ -374,7 +374,7 @@ impl<M: BanMap> Agent<M> {
                         self.clock_was_set(now);
                     }
                     self.store_positions(now);
-                    if let Err(error) = self.map.tally() {
+                    if let Err(error) = self.map.gather_counts() {
                         warn!("The packets of bans are not counted in the map of bans: {error:#}");
                     }
                     false

@@ -7,11 +7,11 @@ use std::{fmt::Write as _, fs, net::Ipv4Addr};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map},
+    maps::HashMap,
     programs::{SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
 use f2b::xdp::{Lines, OBJECT};
-use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, LINES, LINES_MASK, Slot};
+use f2b_ebpf::{ALL_PORTS, BANS, BanEntry, BanKey, FOREVER, LINES, Slot};
 
 use super::{
     flood::{FIRST_BANNED, Sources},
@@ -244,10 +244,9 @@ pub(crate) fn load_f2b(bans: u32) -> Ebpf {
     let mask = Lines::mask(room);
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(BANS, room);
-    loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, &mask, true);
+    Lines::size(&mut loader, &mask);
     let mut ebpf = loader.load(OBJECT).expect("the kernel takes the maps");
-    let Some(Map::Array(lines)) = ebpf.map(LINES) else { panic!("the lines are an array") };
-    let mut lines = Lines::new(lines).expect("the kernel shows its memory");
+    let mut lines = Lines::new(ebpf.map(LINES).expect("it has it")).expect("the kernel shows its memory");
     let program: &mut Xdp = ebpf.program_mut(f2b_ebpf::PROGRAM).expect("it has it").try_into().expect("XDP");
     program.load().expect("the verifier takes the program");
     let map = ebpf.map_mut(BANS).expect("it has it");

@@ -111,10 +111,9 @@ pub(crate) struct Maps {
 impl Maps {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Self {
         let mut map = |name| ebpf.take_map(name).expect("the object has the map");
-        let Map::Array(lines) = map(LINES) else { panic!("the lines are an array") };
         Self {
             bans: typed(map(BANS)),
-            lines: Lines::new(&lines).expect("the kernel shows its memory"),
+            lines: Lines::new(&map(LINES)).expect("the kernel shows its memory"),
             prefixes: typed(map(PREFIXES)),
             allowed: typed(map(ALLOWED)),
             ports: typed(map(PORTS)),

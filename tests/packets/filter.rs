@@ -17,8 +17,8 @@ use aya::{
 use f2b::xdp::{Lines, OBJECT};
 use f2b_ebpf::{
     ALL_PORTS, ALLOWED, AllowEntry, BANS, BanEntry, BanKey, COUNTERS, Counters, DropEvent, EVENTS, FOREVER,
-    LINES, LINES_MASK, PORTS, PREFIXES, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, PortScopes, SCOPE_COUNTERS,
-    SETTINGS, ScopeCounters, Settings, Slot, counters_of,
+    LINES, PORTS, PREFIXES, PROGRAM, PROGRAM_LINEAR, PROGRAM_TC, PortScopes, SCOPE_COUNTERS, SETTINGS,
+    ScopeCounters, Settings, Slot, counters_of,
 };
 use ipnet::IpNet;
 use nix::{
@@ -128,10 +128,10 @@ impl Filter {
     pub fn load_object(object: &[u8], place: Place) -> Self {
         assert!(Uid::effective().is_root(), "loading an XDP program needs root; run: cargo xtask test");
         let mut loader = EbpfLoader::new();
-        loader.map_max_entries(LINES, LAST_LINE + 1).override_global(LINES_MASK, &LAST_LINE, true);
+        Lines::size(&mut loader, &LAST_LINE);
         let mut ebpf = loader.load(object).expect("the kernel takes the maps");
-        let Some(Map::Array(lines)) = ebpf.take_map(LINES) else { panic!("the lines are an array") };
-        let lines = Lines::new(&lines).expect("the kernel shows its memory");
+        let lines = Lines::new(ebpf.map(LINES).expect("the object has the map"))
+            .expect("the kernel shows its memory");
         let program = ebpf.program_mut(place.program()).expect("the object has the program");
         match place {
             Place::Tc => <&mut SchedClassifier>::try_from(program).expect("it is for tc").load(),

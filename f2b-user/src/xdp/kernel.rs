@@ -10,7 +10,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
-use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, LINES, LINES_MASK, v1};
+use f2b_ebpf::{BANS, BanEntry, BanKey, COUNTERS, Counters, EVENTS, LINES, v1};
 use ipnet::IpNet;
 use tracing::{error, info, warn};
 
@@ -225,8 +225,8 @@ impl BanMap for Kernel {
         self.maps.capacity()
     }
 
-    fn tally(&mut self) -> Result<()> {
-        self.maps.tally()
+    fn gather_counts(&mut self) -> Result<()> {
+        self.maps.gather_counts()
     }
 
     fn busy(&mut self) -> Result<Vec<Busy>> {
@@ -260,7 +260,7 @@ fn load_maps(pins: &mut Pins, max_bans: u32) -> Result<Ebpf> {
     let mask = Lines::mask(max_bans);
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(BANS, max_bans);
-    loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, &mask, true);
+    Lines::size(&mut loader, &mask);
     let (mut bans_pin, mut fresh_counters) = (None, false);
     for map in &MAPS {
         let entries = if map.name == BANS { max_bans } else { map.max_entries };

@@ -11,14 +11,15 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     slice,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use anyhow::{Context as _, Result};
-use aya::maps::MapData;
-use f2b_ebpf::{BanEntry, BanKey, LINE_BANS, Line, LineTerms, halves, line_of};
+use anyhow::{Context as _, Result, bail};
+use aya::{EbpfLoader, maps::Map};
+use f2b_ebpf::{BanEntry, BanKey, LINE_BANS, LINES, LINES_MASK, Line, LineTerms, halves, line_of};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// Bans in a line if there are as many as fit: few lines spill then.
@@ -54,11 +55,17 @@ impl Lines {
         (max_bans / BANS_PER_LINE).next_power_of_two() - 1
     }
 
+    /// Has the object loaded with `mask` + 1 lines.
+    pub fn size<'a>(loader: &mut EbpfLoader<'a>, mask: &'a u32) {
+        loader.map_max_entries(LINES, mask + 1).override_global(LINES_MASK, mask, true);
+    }
+
     /// The lines in a map, which bans nobody yet.
     ///
     /// # Errors
-    /// The kernel does not show its memory.
-    pub fn new(map: &MapData) -> Result<Self> {
+    /// It is no such map, or the kernel does not show its memory.
+    pub fn new(map: &Map) -> Result<Self> {
+        let Map::Array(map) = map else { bail!("the lines are not in an array") };
         let lines = map.info().context("looking at the lines")?.max_entries();
         let bytes = lines as usize * size_of::<Line>();
         let memory = MmapOptions::new().len(bytes).map_raw(map.fd().as_fd().as_raw_fd());
@@ -71,7 +78,7 @@ impl Lines {
 
     /// Makes `entry`, which the map of bans has already, the ban of `key`. If the ban before `goes_on`, its packets do, too.
     pub fn set(&mut self, key: BanKey, entry: &BanEntry, goes_on: bool) {
-        let Some(addr) = key.v4() else { return };
+        let Some(addr) = v4(key) else { return };
         let line = line_of(addr, self.mask);
         if self.spills(line) && self.spilled.contains(&(line, addr)) {
             return;
@@ -93,7 +100,7 @@ impl Lines {
 
     /// `key` is not banned any more.
     pub fn remove(&mut self, key: BanKey) {
-        let Some(addr) = key.v4() else { return };
+        let Some(addr) = v4(key) else { return };
         let line = line_of(addr, self.mask);
         let others = (line, 0)..=(line, u32::MAX);
         if self.spilled.remove(&(line, addr)) {
@@ -148,7 +155,7 @@ impl Lines {
     }
 
     fn place_of(&self, key: BanKey) -> Option<Place<'_>> {
-        let addr = key.v4().filter(|addr| *addr != FREE)?;
+        let addr = v4(key).filter(|addr| *addr != FREE)?;
         self.find(line_of(addr, self.mask), addr)
     }
 
@@ -202,6 +209,14 @@ impl Place<'_> {
     }
 }
 
+/// An IPv4 address's four bytes as they are in memory; `None` for IPv6.
+fn v4(key: BanKey) -> Option<u32> {
+    match IpAddr::from(key) {
+        IpAddr::V4(addr) => Some(u32::from_ne_bytes(addr.octets())),
+        IpAddr::V6(_) => None,
+    }
+}
+
 /// How a line says it; if it cannot, with an end that is over.
 fn terms(entry: &BanEntry) -> LineTerms {
     let mut used = entry.slots.iter().filter(|slot| slot.scopes != 0);
@@ -242,7 +257,7 @@ mod tests {
 
     /// What a program would find: the end and the scope, or that it must ask; `None`: not banned.
     fn found(lines: &Lines, key: BanKey) -> Option<Result<(u32, u32), ()>> {
-        let addr = key.v4().unwrap();
+        let addr = v4(key).unwrap();
         let line = line_of(addr, lines.mask);
         match lines.find(line, addr).map(|place| place.terms()) {
             Some(LineTerms { ends: 0, .. }) => Some(Err(())),

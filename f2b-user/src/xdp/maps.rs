@@ -38,10 +38,10 @@ use crate::{
 /// large.
 const HIGH_WATER: f64 = 0.8;
 
-/// What a [`tally`](Maps::tally) looks at, a millisecond's work: all lines of so many bans as fit by default.
-const TALLY_LINES: u32 = 65_536;
+/// What [`gather_counts`](Maps::gather_counts) looks at, a millisecond's work: all lines of so many bans as fit by default.
+const GATHER_LINES: u32 = 65_536;
 /// And how many bans it writes at most, a few milliseconds' work.
-const TALLY_BANS: usize = 1024;
+const GATHER_BANS: usize = 1024;
 
 /// The maps, as the agent writes and reads them.
 pub(super) struct Maps {
@@ -80,7 +80,7 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf, lines: &Map, capacity: u32) -> Result<Self> {
         let mut maps = Self {
             bans: take(ebpf, BANS)?,
-            lines: Lines::new(map_data(lines)?)?,
+            lines: Lines::new(lines)?,
             prefixes: take(ebpf, PREFIXES)?,
             allowed: take(ebpf, ALLOWED)?,
             ports: take(ebpf, PORTS)?,
@@ -209,10 +209,10 @@ impl Maps {
         Ok(())
     }
 
-    /// Does what [`BanMap::tally`](super::BanMap::tally) says.
-    pub(super) fn tally(&mut self) -> Result<()> {
+    /// Does what [`BanMap::gather_counts`](super::BanMap::gather_counts) says.
+    pub(super) fn gather_counts(&mut self) -> Result<()> {
         let now_ns = monotonic_ns()?;
-        let counted = self.lines.take_counted(TALLY_LINES, TALLY_BANS, now_ns);
+        let counted = self.lines.take_counted(GATHER_LINES, GATHER_BANS, now_ns);
         counted.into_iter().try_for_each(|(key, packets)| self.count(key, packets, now_ns))
     }
 
@@ -250,7 +250,7 @@ impl Maps {
     pub(super) fn bans(&self, now: SystemTime) -> Result<Vec<MapBan>> {
         let now_ns = monotonic_ns()?;
         let mut bans = Vec::new();
-        // Most have dropped nothing since the last tally; to look for each in its line would take as long as all else.
+        // Most have dropped nothing since counts were gathered; to look for each in its line would take as long as all else.
         let in_lines: BTreeMap<_, _> = self.lines.counted().collect();
         let addresses = |keys: &[BanKey], entries: &[BanEntry]| {
             let addresses = keys.iter().zip(entries);
@@ -507,14 +507,6 @@ impl Maps {
 pub(super) fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M> {
     let map = ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))?;
     map.try_into().with_context(|| format!("map {name}"))
-}
-
-/// What there is in a map of the kind that lines are in.
-pub(super) fn map_data(map: &Map) -> Result<&MapData> {
-    match map {
-        Map::Array(data) => Ok(data),
-        _ => bail!("the lines are not in an array"),
-    }
 }
 
 /// `None` where there is no such entry.

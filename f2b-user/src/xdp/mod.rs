@@ -101,7 +101,7 @@ pub trait BanMap {
     ///
     /// # Errors
     /// The kernel refuses.
-    fn tally(&mut self) -> Result<()> {
+    fn gather_counts(&mut self) -> Result<()> {
         Ok(())
     }
 

@@ -92,14 +92,14 @@ impl Pins {
     }
 
     /// The lines of the programs before, and where those of ours belong.
-    pub(super) fn lines(&self) -> Result<(Option<MapData>, PathBuf)> {
+    pub(super) fn lines(&self) -> Result<(Option<aya::maps::Map>, PathBuf)> {
         let path = self.maps().join(LINES);
         if !path.exists() {
             return Ok((None, path));
         }
         LINES_MAP.check(&path, 1)?;
         let map = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-        Ok((Some(map), path))
+        Ok((Some(aya::maps::Map::from_map_data(map)?), path))
     }
 
     /// The pin of `map` in the layout before this one, checked.
