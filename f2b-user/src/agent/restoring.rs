@@ -50,6 +50,7 @@ impl<M: BanMap> Agent<M> {
                 in_kernel.push((ban.subject, ban.steps));
             }
         }
+        let held_by_kernel = in_kernel.len();
         in_kernel.sort_unstable_by_key(|(subject, _)| *subject);
         self.apply(over, at())?;
         self.number_scopes(in_use);
@@ -99,11 +100,12 @@ impl<M: BanMap> Agent<M> {
         self.allow_everywhere_ignored();
         self.tell_of_restored(&put_back, &told);
         self.tell_of_ended(ended, now);
+        drop((in_kernel, told));
+        give_back_memory();
         if !self.bans.is_empty() {
-            let (bans, in_kernel) = (self.bans.len(), in_kernel.len());
             info!(
-                bans,
-                in_kernel,
+                bans = self.bans.len(),
+                in_kernel = held_by_kernel,
                 put_back = put_back.len() - refused.len(),
                 unrecorded = adopted,
                 "Bans of the agent before go on"
@@ -175,6 +177,16 @@ impl<M: BanMap> Agent<M> {
         // The clock may have been wrong when they were stored.
         history.not_after(now);
         history
+    }
+}
+
+/// Gives what a start needed for a moment back to the kernel: with a million bans or attackers 100 MB, which glibc
+/// would keep.
+fn give_back_memory() {
+    // SAFETY: it takes no pointer, and glibc locks what it trims.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
