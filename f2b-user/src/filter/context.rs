@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     date::{DateTemplate, Detector},
-    expression::Text,
+    expression::{Heads, Text},
     groups::Groups,
     judgement::DatedLine,
     name::Name,
@@ -33,6 +33,8 @@ pub struct Context {
     pub(super) last_date_text: String,
     pub(super) keep: Keep,
     pub(super) connections: Connections,
+    /// How lines begin for `prefregex`.
+    pub(super) heads: Heads,
     pub(super) over_budget: u64,
     /// Hold a line and its `<F-CONTENT>` while they are looked at.
     pub(super) text: String,
@@ -49,6 +51,7 @@ impl Context {
             last_date_text: String::new(),
             keep: Keep::Nothing,
             connections: Connections::default(),
+            heads: Heads::default(),
             over_budget: 0,
             text: String::new(),
             content: String::new(),

@@ -64,12 +64,14 @@ impl DatedLine {
     }
 }
 
-/// A line as it came, and where its date was found.
+/// A line as it came, and its date.
 pub(super) struct Cut<'l> {
     pub(super) line: &'l str,
     /// What is cut out.
     pub(super) place: Range<usize>,
     pub(super) date: DateText,
+    /// When it was logged, in seconds since 1970, if that is known.
+    pub(super) time: Option<f64>,
 }
 
 /// What is told as a line's date, where lines are kept.

@@ -2,6 +2,7 @@
 //!
 //! - [`expression`]: fail2ban's expressions → what matches them
 //! - [`date`]: finds and reads the date of a line
+//! - [`alike`]: lines that begin like others
 //! - [`context`]: what is remembered from line to line
 //! - [`groups`]: what the groups of a match caught
 //! - [`identity`]: what a failure is charged to
@@ -9,6 +10,7 @@
 //! - [`judgement`]: all that came to light about one line, for `f2b regex`
 //! - [`python`]: values as Python writes them
 
+mod alike;
 mod context;
 mod date;
 mod expression;
@@ -42,7 +44,7 @@ use self::{
     context::Keep,
     date::{Detector, Templates},
     expression::{
-        Candidate, Candidates, Captured, OverBudget, Pattern, Set, Text, syntax_error,
+        Candidate, Candidates, Captured, Guess, OverBudget, Pattern, Set, Text, syntax_error,
         tags::{self, HostNames, option_name},
     },
     groups::Groups,
@@ -290,7 +292,7 @@ impl Filter {
 
     /// When `line` was logged, in seconds since 1970, if it has a date. Local times are in `zone`.
     pub fn time_of(&self, line: &str, zone: &TimeZone, now: f64) -> Option<f64> {
-        dated(&mut self.context(zone.clone(), now), line, None, now)?.1
+        dated(&mut self.context(zone.clone(), now), line, None, now)?.time
     }
 
     /// How many lines an expression may span.
@@ -335,16 +337,11 @@ impl Filter {
             context.over_budget += 1;
         }
         let line = &line[..line.floor_char_boundary(MAX_LINE)];
-        let Some((cut, time)) = dated(context, line, logged, now) else { return };
+        let Some(cut) = dated(context, line, logged, now) else { return };
         if witness.wants_all() {
-            witness.dated(&cut.keep(context.keep, &context.last_date_text), time);
+            witness.dated(&cut.keep(context.keep, &context.last_date_text), cut.time);
         }
-        let (mut text, mut content) = (take(&mut context.text), take(&mut context.content));
-        let buffers = [&mut text, &mut content];
-        if let Err(OverBudget) = self.inner.find(context, &cut, buffers, time.unwrap_or(now), now, witness) {
-            context.over_budget += 1;
-        }
-        (context.text, context.content) = (text, content);
+        self.inner.find(context, &cut, now, witness);
     }
 }
 
@@ -399,37 +396,32 @@ impl Logged<'_> {
 }
 
 /// Where the line's date is, and its time (`Filter.processLine`). Nothing for a line whose date fail2ban trips over.
-fn dated<'l>(
-    context: &mut Context,
-    line: &'l str,
-    logged: Option<Logged<'_>>,
-    now: f64,
-) -> Option<(Cut<'l>, Option<f64>)> {
+fn dated<'l>(context: &mut Context, line: &'l str, logged: Option<Logged<'_>>, now: f64) -> Option<Cut<'l>> {
     if let Some(Logged { time, text }) = logged {
         context.set_last_date(time, text);
-        return Some((Cut { line, place: 0..0, date: DateText::Last }, Some(time)));
+        return Some(Cut { line, place: 0..0, date: DateText::Last, time: Some(time) });
     }
     // A date within the last minute also holds for the lines below it.
     let last = context.last_date.filter(|last| *last > now - 60.0);
     let without = || {
         let date = if last.is_some() { DateText::Last } else { DateText::None };
-        Cut { line, place: 0..0, date }
+        Cut { line, place: 0..0, date, time: last }
     };
     let Some(found) = context.detector.find(line, now) else {
-        return Some((without(), last));
+        return Some(without());
     };
     let place = found.start..found.end;
     if place.is_empty() {
-        let cut = if last.is_some() { without() } else { Cut { line, place, date: DateText::None } };
-        return Some((cut, Some(last.unwrap_or(now))));
+        let none = Cut { line, place, date: DateText::None, time: Some(now) };
+        return Some(if last.is_some() { without() } else { none });
     }
     match found.time {
         Ok(time) => {
             context.set_last_date(time, &line[place.clone()]);
-            Some((Cut { line, place, date: DateText::Own }, Some(time)))
+            Some(Cut { line, place, date: DateText::Own, time: Some(time) })
         }
-        Err(date::NoTime::Invalid) if last.is_some() => Some((without(), last)),
-        Err(date::NoTime::Invalid) => Some((Cut { line, place, date: DateText::Own }, None)),
+        Err(date::NoTime::Invalid) if last.is_some() => Some(without()),
+        Err(date::NoTime::Invalid) => Some(Cut { line, place, date: DateText::Own, time: None }),
         Err(date::NoTime::LineIsLost) => None,
     }
 }
@@ -453,31 +445,45 @@ impl Expressions {
         self.any_in_line.get_or_init(make).as_ref()
     }
 
-    /// The failures that the buffered lines and `line` amount to (`Filter.findFailure`). `buffer` and `content` are
-    /// room for them.
-    fn find(
+    /// The failures that the buffered lines and `line` amount to (`Filter.findFailure`).
+    fn find(&self, context: &mut Context, line: &Cut<'_>, now: f64, witness: &mut impl Witness) {
+        let mut guess = None;
+        if self.maxlines == 1
+            && let Some(set) = self.any_in_line()
+        {
+            // Most lines are over before they are copied.
+            let piece = line.piece().filter(|_| set.guesses_by_texts());
+            let text = piece.unwrap_or_else(|| {
+                line.write(&mut context.text);
+                &context.text
+            });
+            guess = set.guess(text);
+            if guess.is_none() && !witness.wants_all() {
+                return;
+            }
+        }
+        let (mut text, mut content) = (take(&mut context.text), take(&mut context.content));
+        line.write(&mut text);
+        let buffers = [&mut text, &mut content];
+        if let Err(OverBudget) = self.find_guessed(context, line, guess, buffers, now, witness) {
+            context.over_budget += 1;
+        }
+        (context.text, context.content) = (text, content);
+    }
+
+    /// The same for a line that is worth more than a look. `buffer` is what the expressions see of it, and `content` room
+    /// for what `prefregex` leaves of that.
+    #[inline(never)]
+    fn find_guessed(
         &self,
         context: &mut Context,
         line: &Cut<'_>,
+        guess: Option<Guess>,
         [buffer, content]: [&mut String; 2],
-        time: f64,
         now: f64,
         witness: &mut impl Witness,
     ) -> Result<(), OverBudget> {
         let multiline = self.maxlines > 1;
-        let set = self.any_in_line().filter(|_| !multiline);
-        // Most lines are over before they are copied.
-        let piece = set.filter(|set| set.guesses_by_texts()).and(line.piece());
-        if piece.is_none() {
-            line.write(buffer);
-        }
-        let guess = set.and_then(|set| set.guess(piece.unwrap_or(buffer)));
-        if set.is_some() && guess.is_none() && !witness.wants_all() {
-            return Ok(());
-        }
-        if piece.is_some() {
-            line.write(buffer);
-        }
         let mut lines = Vec::new();
         if multiline || context.keep == Keep::Lines {
             lines.push(line.keep(context.keep, &context.last_date_text));
@@ -497,7 +503,7 @@ impl Expressions {
         let keeps_absent = self.names_overlap || witness.wants_all();
         let mut common = Groups::default();
         if let Some(prefregex) = &self.prefregex {
-            let found = prefregex.search(buffer)?;
+            let found = prefregex.search_with(&mut context.heads, buffer)?;
             witness.prefix(found.as_ref());
             let Some(found) = found else { return Ok(()) };
             common = groups(&found, Some(CONTENT), keeps_absent, common);
@@ -540,7 +546,7 @@ impl Expressions {
                 } else {
                     all = groups(&found, None, false, all);
                 }
-                let line = context.line;
+                let (line, time) = (context.line, line.time.unwrap_or(now));
                 if let Some(conclusion) = self.conclude(context, all, matched, now, witness.wants_all()) {
                     let found = Found { failregex, captured: &found, text: buffer, line, time };
                     witness.matched(found, conclusion);

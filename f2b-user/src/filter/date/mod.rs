@@ -4,10 +4,7 @@
 mod strptime;
 mod template;
 
-use std::{
-    ops::Range,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, bail};
 use jiff::{civil::DateTime, tz::TimeZone};
@@ -15,6 +12,7 @@ use jiff::{civil::DateTime, tz::TimeZone};
 pub(super) use self::strptime::{NoTime, zone};
 use self::template::Template;
 use super::{
+    alike::Alike,
     expression::{Candidate, Captured, Set, Text, is_ascii},
     name::Name,
 };
@@ -152,8 +150,6 @@ pub(super) struct Detector {
     read: Option<Read>,
     /// What was found in the last line.
     again: Option<Again>,
-    /// What that line begins with, as far as it had anything to do with it.
-    seen: Vec<u8>,
 }
 
 /// What was found in the last line.
@@ -162,8 +158,9 @@ struct Again {
     found: Found,
     /// In which second of the clock.
     second: i64,
-    /// Where any other digits would do: in the fraction of a second.
-    digits: Range<usize>,
+    /// What that line begins with, as far as it had anything to do with it; any digits would do in the fraction of a
+    /// second.
+    head: Alike,
 }
 
 /// A date that was read.
@@ -259,7 +256,7 @@ impl Detector {
         };
         let entries = templates.list.iter().enumerate().map(entry).collect();
         let (last, read, again) = (None, None, None);
-        Self { entries, last, first_unused: 0, zone, templates, read, again, seen: Vec::new() }
+        Self { entries, last, first_unused: 0, zone, templates, read, again }
     }
 
     /// The templates, in the order in which they are tried.
@@ -308,38 +305,29 @@ impl Detector {
         }
         self.learn(index, place, characters, now);
         let found = Found { start, end, time };
-        self.seen.clear();
+        self.again = None;
         // The next line is searched with this template first, and, if it may be anywhere, where it was.
         let is_steady = is_anchored || was_there;
         if is_steady
             && place.0 < place.1
             && let Some(head) = line.as_bytes().get(..reach)
         {
-            self.seen.extend_from_slice(head);
-            self.again = Some(Again { found, second, digits });
+            self.again = Some(Again { found, second, head: Alike::new(head, &digits) });
         }
         Some(found)
     }
 
     /// What was found in the last line, if this one begins in the same way: the lines of a busy second do.
     fn find_again(&mut self, line: &str, second: i64, now: f64) -> Option<Found> {
-        let Again { found, second: at, ref digits } = *self.again.as_ref()?;
-        if self.seen.is_empty() || at != second {
-            return None;
-        }
-        let line = line.as_bytes().get(..self.seen.len())?;
-        let is_same = |range: Range<usize>| line[range.clone()] == self.seen[range];
-        if !is_same(0..digits.start)
-            || !line[digits.clone()].iter().all(u8::is_ascii_digit)
-            || !is_same(digits.end..line.len())
-        {
+        let again = self.again.as_ref()?;
+        if again.second != second || !again.head.begins(line.as_bytes()) {
             return None;
         }
         let (index, _) = self.last.as_ref()?;
         let entry = &mut self.entries[*index];
         entry.hits += 1;
         entry.last_used = now;
-        Some(found)
+        Some(again.found)
     }
 
     /// The time that a date tells, and what to remember of it if that is new.

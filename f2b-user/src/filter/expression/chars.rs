@@ -1,7 +1,7 @@
 //! A set of characters, as a class of an expression means it: one bit for each ASCII character, and ranges for all
 //! others, made when the first of those has to be looked up.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use memchr::memchr;
 
@@ -23,7 +23,7 @@ pub(super) struct CharSet {
     pub(super) class: Class,
     ascii: u128,
     /// The same, quick to ask.
-    members: Table,
+    members: Arc<Table>,
     /// It has all characters but this one.
     all_but: Option<u8>,
     wide: OnceLock<Box<[(char, char)]>>,
@@ -39,7 +39,7 @@ impl CharSet {
             }
             _ => None,
         };
-        Self { class: class.clone(), ascii, members: table(ascii), all_but, wide: OnceLock::new() }
+        Self { class: class.clone(), ascii, members: Arc::new(table(ascii)), all_but, wide: OnceLock::new() }
     }
 
     /// Where the ASCII characters of the set that stand side by side from `at` end, `max` at the most. `is_ascii`: the
@@ -109,10 +109,14 @@ impl CharSet {
         self.all_but.is_some()
     }
 
-    /// Whether it has this ASCII character.
-    #[inline]
-    pub(super) fn has_ascii(&self, byte: u8) -> bool {
-        self.members[usize::from(byte)]
+    /// Its ASCII characters, quick to ask.
+    pub(super) fn members(&self) -> &Arc<Table> {
+        &self.members
+    }
+
+    /// The one character that it has not, if it has all others.
+    pub(super) fn all_but(&self) -> Option<u8> {
+        self.all_but
     }
 
     /// Its ASCII characters, a bit each.

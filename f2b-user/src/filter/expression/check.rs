@@ -3,6 +3,7 @@
 use std::iter;
 
 use super::{
+    heads::Heads,
     machine::{OverBudget, Span},
     pattern::{Captured, Pattern},
     set::{Candidate, Candidates, Guess, Set},
@@ -23,6 +24,7 @@ pub(crate) fn check(expressions: &[String], text: &str) {
             return;
         }
         patterns.iter().for_each(|pattern| same_with_hindsight(pattern, text));
+        patterns.iter().for_each(|pattern| same_with_heads(pattern, text));
         let set = Set::new(&patterns);
         same_match(&patterns, text, &set, set.guess(text));
         for outer in &patterns {
@@ -43,6 +45,27 @@ fn same_with_hindsight(pattern: &Pattern, text: &str) {
     if let (Ok(always), Ok(never)) = (search(0), search(u32::MAX)) {
         let spans = |found: Captured<'_>| (0..GROUPS).map(|group| found.span(group)).collect::<Vec<_>>();
         assert_eq!(always.map(spans), never.map(spans), "in {text:?} of {pattern:?}");
+    }
+}
+
+/// Panics if it makes a difference which lines came before.
+fn same_with_heads(pattern: &Pattern, text: &str) {
+    let mut heads = Heads::default();
+    for line in text.lines() {
+        let digits = line.replace('1', "7").replace('2', "0");
+        let other = line.chars().rev().collect::<String>();
+        for line in [line, &digits, &format!("{line} {other}"), &digits[..line.floor_char_boundary(20)]] {
+            same_search(pattern, &mut heads, &format!("{line}\n"));
+        }
+    }
+}
+
+/// Panics if what is known of other texts leads to another match.
+pub(super) fn same_search(pattern: &Pattern, heads: &mut Heads, text: &str) {
+    // It knows what the search would find out, be it too expensive.
+    if let (Ok(with), Ok(without)) = (pattern.search_with(heads, text), pattern.search(text)) {
+        let spans = |found: Captured<'_>| (0..GROUPS).map(|group| found.span(group)).collect::<Vec<_>>();
+        assert_eq!(with.map(spans), without.map(spans), "in {text:?} of {pattern:?}");
     }
 }
 

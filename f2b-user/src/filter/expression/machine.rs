@@ -12,7 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     iter,
     mem::take,
-    ops::Deref,
+    ops::{Deref, DerefMut},
     sync::MutexGuard,
 };
 
@@ -53,11 +53,27 @@ pub(super) type Span = Option<(usize, usize)>;
 #[derive(Clone, Debug)]
 pub(super) struct Spans(Vec<u32>);
 
+impl Spans {
+    /// Room for the spans of one match, filled by `fill`.
+    pub(super) fn filled(fill: impl FnOnce(&mut Vec<u32>)) -> Self {
+        let mut spans = SPARE.take();
+        spans.clear();
+        fill(&mut spans);
+        Self(spans)
+    }
+}
+
 impl Deref for Spans {
     type Target = [u32];
 
     fn deref(&self) -> &[u32] {
         &self.0
+    }
+}
+
+impl DerefMut for Spans {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        &mut self.0
     }
 }
 
@@ -139,23 +155,8 @@ pub(super) fn search(
         return Err(OverBudget);
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        let is_ascii = is_ascii(text.as_bytes());
-        let mut machine = Machine {
-            program,
-            forks: program.forks(),
-            text: text.as_bytes(),
-            is_ascii,
-            is_simple: is_ascii,
-            scratch,
-            first_way,
-            steps: 0,
-            memory: Memory::None,
-            reach: 0,
-            tried: 0,
-            last_run: None,
-            hindsight: None,
-            hindsight_at: hindsight,
-        };
+        let mut machine = Machine::new(program, text, scratch, hindsight);
+        machine.first_way = first_way;
         if hindsight == 0 {
             machine.look_back();
         }
@@ -164,11 +165,17 @@ pub(super) fn search(
         if found.is_err() && program.is_memorable && machine.remember() {
             found = machine.search(from, BUDGET);
         }
-        Ok(found?.then(|| Matched {
-            spans: Spans(take(&mut machine.scratch.slots)),
-            reach: machine.reach,
-            tried: machine.tried,
-        }))
+        Ok(found?.then(|| machine.matched()))
+    })
+}
+
+/// What `program` does up to its [`Tail`](super::program::Tail): the spans, where that begins, and the text that it has
+/// looked at by then. `None` if it does not get there at once.
+pub(super) fn head(program: &Program, text: &str, tail: usize) -> Option<Matched> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut machine = Machine::new(program, text, scratch, u32::MAX);
+        (machine.is_watched, machine.stop_at) = (true, tail);
+        machine.search(0, STEPS_BEFORE_HINDSIGHT).ok()?.then(|| machine.matched())
     })
 }
 
@@ -195,6 +202,10 @@ struct Machine<'a> {
     /// No byte from here on was looked at.
     reach: usize,
     tried: u64,
+    /// It takes note of what it looks at.
+    is_watched: bool,
+    /// The step at which it stops instead of going on.
+    stop_at: usize,
     last_run: Option<LastRun<'a>>,
     hindsight: Option<MutexGuard<'a, Hindsight>>,
     /// The steps after which it is asked; the largest number if it was, or never is.
@@ -202,9 +213,37 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    /// `text` is shorter than 4 GiB.
+    fn new(program: &'a Program, text: &'a str, scratch: &'a mut Scratch, hindsight: u32) -> Self {
+        let is_ascii = is_ascii(text.as_bytes());
+        Self {
+            program,
+            forks: program.forks(),
+            text: text.as_bytes(),
+            is_ascii,
+            is_simple: is_ascii,
+            scratch,
+            first_way: 0,
+            steps: 0,
+            memory: Memory::None,
+            reach: 0,
+            tried: 0,
+            is_watched: program.is_watched,
+            stop_at: usize::MAX,
+            last_run: None,
+            hindsight: None,
+            hindsight_at: hindsight,
+        }
+    }
+
+    /// What it has found.
+    fn matched(self) -> Matched {
+        Matched { spans: Spans(take(&mut self.scratch.slots)), reach: self.reach, tried: self.tried }
+    }
+
     /// Takes note that a way from `from` on was tried, and that it failed when it had looked at all up to `to`.
     fn failed(&mut self, from: usize, to: usize) {
-        if !self.program.is_watched {
+        if !self.is_watched {
             return;
         }
         self.looked_at(to);
@@ -306,8 +345,12 @@ impl<'a> Machine<'a> {
                     _ => return Ok(false),
                 }
             }
-            if self.can_match(0, at) {
-                if self.run(0, at, limit, true)?.is_some() {
+            let begin = self.program.begin;
+            if self.can_match(begin, at) {
+                for slot in &self.program.begin_marks {
+                    self.scratch.slots[*slot as usize] = at as u32;
+                }
+                if self.run(begin, at, limit, true)?.is_some() {
                     return Ok(true);
                 }
                 self.scratch.slots.fill(NOWHERE);
@@ -426,7 +469,13 @@ impl<'a> Machine<'a> {
                         step = to as usize;
                         continue 'next;
                     }
-                    Step::Mark(slot) => self.scratch.slots[slot as usize] = at as u32,
+                    Step::Mark(slot) => {
+                        if step == self.stop_at {
+                            self.looked_at(at);
+                            return Ok(Some(at));
+                        }
+                        self.scratch.slots[slot as usize] = at as u32;
+                    }
                     Step::Save(slot) => {
                         let old = std::mem::replace(&mut self.scratch.slots[slot as usize], at as u32);
                         if !(outermost && self.scratch.frames.is_empty()) {

@@ -8,6 +8,7 @@ mod check;
 mod conditional;
 mod foresight;
 mod forks;
+mod heads;
 mod hindsight;
 mod machine;
 mod needles;
@@ -21,9 +22,10 @@ pub(super) mod tags;
 pub(crate) use self::check::check;
 pub(super) use self::{
     chars::is_ascii,
+    heads::Heads,
     machine::OverBudget,
     pattern::{Captured, Pattern, Text},
-    set::{Candidate, Candidates, Set},
+    set::{Candidate, Candidates, Guess, Set},
 };
 
 /// What is wrong with an expression as Python reads it.

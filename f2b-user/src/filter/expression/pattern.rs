@@ -5,6 +5,7 @@ use compact_str::CompactString;
 
 use super::{
     conditional::decided,
+    heads::Heads,
     machine::{self, Matched, NOWHERE, OverBudget, Span},
     program::Program,
     set::Candidate,
@@ -186,6 +187,23 @@ impl Pattern {
         candidate: Candidate,
     ) -> Result<Option<Captured<'t>>, OverBudget> {
         self.search_as_told(text, 0, candidate.first_way, self.usual_hindsight())
+    }
+
+    /// The same as [`search`](Self::search). Of a text that begins like one before, `heads` knows where that leads.
+    pub(in crate::filter) fn search_with<'t>(
+        &'t self,
+        heads: &mut Heads,
+        text: &'t str,
+    ) -> Result<Option<Captured<'t>>, OverBudget> {
+        let Some(tail) = self.program.tail else { return self.search(text) };
+        if let Some(matched) = heads.recall(tail, text.as_bytes()) {
+            return Ok(Some(Captured { text, names: &self.names, matched }));
+        }
+        let found = self.search(text)?;
+        if let Some(found) = &found {
+            heads.learn(tail, text, &found.matched, machine::head(&self.program, text, tail.step));
+        }
+        Ok(found)
     }
 
     fn search_as_told<'t>(

@@ -1,7 +1,7 @@
 //! The tree → a program for the [`machine`](super::machine): straight-line steps, and choices in the order in which
 //! Python tries them.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::{Result, bail};
 
@@ -21,6 +21,8 @@ const MAX_STEPS: usize = 50_000;
 const MAX_CONDITIONS: usize = 4;
 /// How many branches are many: worth a table, which tells up to 255 apart.
 const MANY_BRANCHES: std::ops::RangeInclusive<usize> = 4..=250;
+/// How many steps a [`Tail`] has.
+const TAIL: usize = 6;
 /// How many steps are looked at to see what can come next.
 const FORESIGHT: u32 = 32;
 
@@ -28,6 +30,8 @@ const FORESIGHT: u32 = 32;
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) set: u32,
+    /// The ASCII characters of the set.
+    pub(super) members: Arc<Table>,
     pub(super) min: u32,
     /// `u32::MAX`: without end.
     pub(super) max: u32,
@@ -42,6 +46,8 @@ pub(super) struct Run {
     pub(super) next: Next,
     /// The byte that must, if it is known.
     pub(super) next_byte: Option<u8>,
+    /// The text that must, if it is known: its number.
+    pub(super) next_text: Option<u32>,
     /// How many steps on the program goes on when it has found what comes next: a step that asks for nothing but the
     /// next byte is done then.
     pub(super) stride: u8,
@@ -76,6 +82,16 @@ impl Run {
     pub(super) fn goes_on(&self, step: usize, at: usize) -> (usize, usize) {
         (step + usize::from(self.stride), at + usize::from(self.stride) - 1)
     }
+}
+
+/// How a program ends that takes all that is left of a line: `<F-CONTENT>.+</F-CONTENT>$`, the last six steps. Whether
+/// it matches from there depends on nothing but where the line ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// The step with which it begins.
+    pub(super) step: usize,
+    /// That of the group's begin.
+    pub(super) slot: usize,
 }
 
 /// A step of a program. Small and plain, because the machine does little else than look at the next one.
@@ -167,6 +183,12 @@ pub(super) struct Program {
     pub(super) is_watched: bool,
     /// It can only match at the text's begin.
     pub(super) is_anchored: bool,
+    /// If it ends like this, can only match at the text's begin, and makes no difference between one digit and another.
+    pub(super) tail: Option<Tail>,
+    /// The first step that has to be run: before it are only the begins of these groups, and that the text begins here,
+    /// which is asked before the program is run.
+    pub(super) begin: usize,
+    pub(super) begin_marks: Vec<u32>,
     /// The ASCII characters that a match can begin with; anything beyond ASCII always can. `None`: nothing is known.
     pub(super) first: Option<Box<Table>>,
     /// Made when a search needs it. `None`: the program is too large.
@@ -212,6 +234,10 @@ impl Program {
             compiler.forget_joins();
         }
         compiler.foresee();
+        let is_anchored = is_anchored(node);
+        let (begin, begin_marks) = compiler.begin(is_anchored);
+        let has_heads = is_anchored && compiler.is_memorable && compiler.takes_digits_alike();
+        let tail = if has_heads { compiler.tail() } else { None };
         Ok(Self {
             steps: compiler.steps,
             texts: compiler.texts,
@@ -226,7 +252,10 @@ impl Program {
             is_memorable: compiler.is_memorable && compiler.conditions.len() <= MAX_CONDITIONS,
             conditions: compiler.conditions,
             is_watched: false,
-            is_anchored: is_anchored(node),
+            is_anchored,
+            tail,
+            begin,
+            begin_marks,
             first: (!first.may_be_empty).then(|| Box::new(chars::table(first.ascii))),
             hindsight: OnceLock::new(),
             forks: OnceLock::new(),
@@ -433,10 +462,11 @@ impl Compiler {
         {
             let set = self.set(class);
             let (max, next) = (max.unwrap_or(u32::MAX), Next::ANYTHING);
-            let (next_byte, after_next, keeps_ascii, stride) = (None, next, false, 1);
+            let (next_byte, next_text, after_next, keeps_ascii, stride) = (None, None, next, false, 1);
             let is_plain = kind == Repetition::Greedy && unless.is_none();
             self.runs.push(Run {
                 set,
+                members: Arc::clone(self.sets[set as usize].members()),
                 min,
                 max,
                 kind,
@@ -445,6 +475,7 @@ impl Compiler {
                 unless,
                 next,
                 next_byte,
+                next_text,
                 stride,
                 after_next,
                 keeps_ascii,
@@ -527,7 +558,8 @@ impl Compiler {
         for at in 0..self.steps.len() {
             match self.steps[at] {
                 Step::Run(run) => {
-                    let (behind, byte) = (self.begins(at + 1), self.next_byte(at + 1));
+                    let behind = self.begins(at + 1);
+                    let (byte, text) = self.next_text(at + 1).unzip();
                     let then = match self.steps[at + 1] {
                         Step::One(_) => self.begins(at + 2),
                         _ => Begins::ANYTHING,
@@ -535,6 +567,7 @@ impl Compiler {
                     let [next, after_next] = self.foresight.ask([behind, then]);
                     let run = &mut self.runs[run as usize];
                     (run.next, run.next_byte, run.after_next) = (next, byte, after_next);
+                    run.next_text = text.flatten();
                     run.stride = if matches!(self.steps[at + 1], Step::Byte(_)) { 2 } else { 1 };
                     run.keeps_ascii = behind.ascii & self.sets[run.set as usize].ascii() == 0;
                 }
@@ -571,6 +604,49 @@ impl Compiler {
         Switch { branches, bytes: Box::new(bytes), end: branch(&|begins| begins.end) }
     }
 
+    /// The first step that asks for something, and the slots that those before it mark. Where a match begins is all that
+    /// an anchored program can ask before.
+    fn begin(&self, is_anchored: bool) -> (usize, Vec<u32>) {
+        let mut marks = Vec::new();
+        for (at, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Mark(slot) => marks.push(*slot),
+                Step::Assert(Assertion::Start) if is_anchored => {}
+                _ => return (at, marks),
+            }
+        }
+        (0, Vec::new())
+    }
+
+    fn tail(&self) -> Option<Tail> {
+        let [
+            ..,
+            Step::Mark(begin),
+            Step::Run(run),
+            Step::Save(end),
+            Step::Assert(Assertion::End),
+            Step::Mark(1),
+            Step::Match,
+        ] = self.steps[..]
+        else {
+            return None;
+        };
+        let run = &self.runs[run as usize];
+        let takes_all = run.is_plain && run.min <= 1 && run.max == u32::MAX && end == begin + 1;
+        let is_tail = takes_all && self.sets[run.set as usize].all_but() == Some(b'\n');
+        is_tail.then(|| Tail { step: self.steps.len() - TAIL, slot: begin as usize })
+    }
+
+    /// Whether it makes no difference between one ASCII digit and another.
+    fn takes_digits_alike(&self) -> bool {
+        const DIGITS: u128 = 0x3ff << b'0';
+        let has_none = |text: &[u8]| !text.iter().any(u8::is_ascii_digit);
+        self.sets.iter().all(|set| [0, DIGITS].contains(&(set.ascii() & DIGITS)))
+            && self.texts.iter().all(|text| has_none(text))
+            && self.runs.iter().all(|run| run.unless.as_deref().is_none_or(has_none))
+            && self.steps.iter().all(|step| !matches!(step, Step::Byte(byte) if byte.is_ascii_digit()))
+    }
+
     fn begins(&self, at: usize) -> Begins {
         let mut foresight = FORESIGHT;
         self.begins_within(at, &mut foresight)
@@ -590,9 +666,9 @@ impl Compiler {
             }
             Step::One(set) => characters(self.sets[set as usize].ascii()),
             Step::Run(run) => {
-                let Run { set, min, .. } = self.runs[run as usize];
-                let own = characters(self.sets[set as usize].ascii());
-                if min == 0 { own.or(ahead(at + 1)) } else { own }
+                let Run { set, min, .. } = &self.runs[run as usize];
+                let own = characters(self.sets[*set as usize].ascii());
+                if *min == 0 { own.or(ahead(at + 1)) } else { own }
             }
             Step::Split { first, second, .. } => ahead(first as usize).or(ahead(second as usize)),
             Step::IfGroup { otherwise, .. } => ahead(at + 1).or(ahead(otherwise as usize)),
@@ -612,13 +688,14 @@ impl Compiler {
         }
     }
 
-    /// The byte that has to come next when the program goes on at `at`.
-    fn next_byte(&self, mut at: usize) -> Option<u8> {
+    /// The byte that has to come next when the program goes on at `at`, and the number of the text that it begins, if
+    /// it is more.
+    fn next_text(&self, mut at: usize) -> Option<(u8, Option<u32>)> {
         // Each jump leads ahead or into a loop; few are enough to see what comes.
         for _ in 0..8 {
             match *self.steps.get(at)? {
-                Step::Byte(byte) => return Some(byte),
-                Step::Text(text) => return self.texts[text as usize].first().copied(),
+                Step::Byte(byte) => return Some((byte, None)),
+                Step::Text(text) => return Some((*self.texts[text as usize].first()?, Some(text))),
                 Step::Save(_) | Step::Mark(_) | Step::Begin(_) | Step::Way { .. } => at += 1,
                 Step::Jump(to) | Step::Join { to, .. } => at = to as usize,
                 _ => return None,

@@ -1,6 +1,6 @@
 //! How the [`Machine`] takes the characters of a [`Run`], and gives them back.
 
-use memchr::{memchr, memmem, memrchr};
+use memchr::{memchr, memmem, memrchr_iter};
 
 use super::{Frame, Machine, Memory, charge, has_text};
 use crate::filter::expression::{
@@ -54,10 +54,10 @@ impl<'a> Machine<'a> {
         run: &'a Run,
     ) -> Option<(usize, usize)> {
         let text = self.text;
-        let set = &self.program.sets[run.set as usize];
-        let last = text.len().min(at.saturating_add(run.max as usize));
+        // The text is shorter than 4 GiB, so that this is no larger than 8 GiB.
+        let last = text.len().min(at + run.max as usize);
         let mut end = at;
-        while end < last && set.has_ascii(text[end]) {
+        while end < last && run.members[usize::from(text[end])] {
             end += 1;
         }
         let floor = at + run.min as usize;
@@ -66,6 +66,16 @@ impl<'a> Machine<'a> {
             return None;
         }
         let keeps = run.keeps_ascii || end == floor;
+        if let Some(next) = run.next_byte
+            && keeps
+        {
+            if text.get(end) != Some(&next) {
+                self.failed(at, end);
+                return None;
+            }
+            self.steps += charge(floor, end);
+            return Some(run.goes_on(step, end));
+        }
         let fork = self.forks.behind_run(number, text, end);
         if fork.first().is_none() {
             let after = self.end_run(step, run, floor, end, keeps)?;
@@ -143,7 +153,7 @@ impl<'a> Machine<'a> {
     fn end_run(&mut self, step: usize, run: &Run, floor: usize, end: usize, keeps: bool) -> Option<usize> {
         self.steps += charge(floor, end);
         let keeps = keeps || end == floor;
-        if self.comes_behind(run, end) && self.can_match(step + 1, end) {
+        if self.comes_behind(run, end) && (keeps || self.text_is(run, end)) && self.can_match(step + 1, end) {
             if !keeps {
                 let (step, floor, at) = (step as u32, floor as u32, end as u32);
                 self.scratch.frames.push(Frame::Shrink { step, floor, at });
@@ -167,6 +177,12 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// Whether the text that must come behind a run is there, if there is one.
+    #[inline]
+    fn text_is(&self, run: &Run, at: usize) -> bool {
+        run.next_text.is_none_or(|wanted| has_text(self.text, &self.program.texts[wanted as usize], at))
+    }
+
     /// The run that a frame is about.
     pub(super) fn run_at(&self, step: usize) -> Option<&'a Run> {
         let Step::Run(run) = self.program.steps[step] else { return None };
@@ -176,9 +192,10 @@ impl<'a> Machine<'a> {
     /// The next shorter end of a greedy run behind which the program may go on.
     #[inline(never)]
     pub(super) fn shrink(&mut self, step: usize, run: &Run, floor: usize, begin: usize) -> Option<usize> {
-        // What comes behind the one character that follows was looked at, too.
-        self.failed(floor, begin + 1);
         let (text, program) = (self.text, self.program);
+        // What comes behind the one character that follows was looked at, too, or the text that must follow.
+        let wanted = run.next_text.map(|wanted| &*program.texts[wanted as usize]);
+        self.failed(floor, begin + wanted.map_or(1, <[u8]>::len));
         let foresight = &program.foresight;
         let can_go_on = |at: usize| {
             let character = text.get(at).is_none_or(u8::is_ascii);
@@ -188,7 +205,10 @@ impl<'a> Machine<'a> {
         };
         let next_stop = |begin: usize| match run.next_byte {
             // A character begins wherever the byte does that has to follow: it is the first of one.
-            Some(next) => memrchr(next, text.get(floor..begin)?).map(|found| floor + found),
+            Some(next) => {
+                let there = |at: &usize| wanted.is_none_or(|wanted| has_text(text, wanted, *at));
+                memrchr_iter(next, text.get(floor..begin)?).map(|found| floor + found).find(there)
+            }
             None => (floor..begin).rev().find(|at| can_go_on(*at)),
         };
         let mut at = next_stop(begin);
