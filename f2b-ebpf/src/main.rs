@@ -317,6 +317,7 @@ fn judge_banned(
     length: impl Fn() -> u32,
 ) -> Verdict {
     let now_ns = clock_ns();
+    let host_ban = known(host);
     let by_host = scopes_at(host, now_ns);
     // A ban of everything needs no second one.
     let prefix = if settings.prefixes == 0 || by_host & ALL_PORTS_MASK != 0 {
@@ -328,6 +329,7 @@ fn judge_banned(
     if host.is_none() && prefix.is_none() {
         return Verdict::Passed;
     }
+    let prefix_ban = known(prefix);
     let by_prefix = scopes_at(prefix, now_ns);
     let banned = by_host | by_prefix;
     if banned == 0 {
@@ -340,15 +342,30 @@ fn judge_banned(
     if settings.allowed != 0 && is_allowed(packet.source) {
         return Verdict::Allowed;
     }
-    // Null pointers, not `Option`s: kernels before 6.8 do not see that a discriminant and its pointer belong together.
-    let null = core::ptr::null_mut;
-    let ban = if by_host & hit != 0 { host.unwrap_or_else(null) } else { prefix.unwrap_or_else(null) };
+    let ban = if by_host & hit != 0 { host_ban } else { prefix_ban };
     if !ban.is_null() {
         note_drop(ban, now_ns);
     }
     let arrival = Arrival { ifindex, bytes: length() };
     tell(packet, settings, arrival, hit.trailing_zeros(), protocol, port, now_ns);
     Verdict::Dropped
+}
+
+/// The pointer, or null: kernels before 6.8 do not see that a discriminant and its pointer belong together, and those
+/// before 6.3 refuse to read what was never written, as the pointer of a `None` is.
+#[inline(always)]
+fn known(entry: Option<*mut BanEntry>) -> *mut BanEntry {
+    let pointer = entry.unwrap_or_else(core::ptr::null_mut);
+    #[cfg(target_arch = "bpf")]
+    let pointer = {
+        let mut pointer = pointer;
+        // SAFETY: it moves a register to itself, so that the compiler writes the pointer here, not where it is used.
+        unsafe {
+            core::arch::asm!("{pointer} = {pointer}", pointer = inout(reg) pointer, options(nomem, nostack));
+        }
+        pointer
+    };
+    pointer
 }
 
 /// Counts a dropped packet in its scope, and reports it if that is asked for.

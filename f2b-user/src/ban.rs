@@ -200,15 +200,18 @@ impl Step {
     }
 }
 
+/// The steps of one subject: one as a rule.
+pub type Steps = SmallVec<[Step; 1]>;
+
 /// What the kernel map must hold now for a subject: nothing, or these steps, see [`steps`].
-pub type Change = (Subject, Vec<Step>);
+pub type Change = (Subject, Steps);
 
 /// The steps that several bans of one subject come to: latest end first, every scope in the one step with the latest
 /// of its ends, none besides a ban of all ports that lasts as long.
-pub fn steps(bans: impl IntoIterator<Item = Step>) -> Vec<Step> {
-    let mut bans: Vec<_> = bans.into_iter().collect();
+pub fn steps(bans: impl IntoIterator<Item = Step>) -> Steps {
+    let mut bans: Steps = bans.into_iter().collect();
     bans.sort_by_key(|step| std::cmp::Reverse(step.until));
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps = Steps::new();
     let mut covered = 0;
     for Step { until, scopes } in bans {
         let new = if covered & ALL_PORTS == 0 { scopes & !covered } else { 0 };
@@ -230,7 +233,7 @@ pub fn steps(bans: impl IntoIterator<Item = Step>) -> Vec<Step> {
 /// others become one with the latest end. Until the first of those ends nothing is different, and the agent, as long as
 /// it runs, makes the steps anew at every end. Only if no agent runs then, some ports stay banned longer than asked,
 /// and never longer than the latest end.
-pub fn squeeze(mut steps: Vec<Step>, slots: usize) -> Vec<Step> {
+pub fn squeeze(mut steps: Steps, slots: usize) -> Steps {
     if let Some(excess) = steps.len().checked_sub(slots).filter(|excess| *excess > 0) {
         let merged = steps.drain(1..=excess).fold(0, |scopes, step| scopes | step.scopes);
         steps[0].scopes |= merged;
@@ -418,9 +421,9 @@ impl BanSet {
 
     /// What the kernel map must hold for `subject`. That of a prefix includes what wider prefixes ban, because the
     /// kernel sees only the longest one that an address is in.
-    pub fn steps(&self, subject: Subject) -> Vec<Step> {
+    pub fn steps(&self, subject: Subject) -> Steps {
         if !self.bans.contains_key(&subject) {
-            return Vec::new();
+            return Steps::new();
         }
         steps(self.covering(subject))
     }
@@ -531,6 +534,8 @@ impl BanSet {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
 
     const SSH: Scopes = 1 << 1;
@@ -586,13 +591,13 @@ mod tests {
     #[test]
     fn one_owners_unban_never_opens_anothers_ban() {
         let (mut bans, a) = (BanSet::default(), address());
-        assert_eq!(bans.add(a, "sshd", until(600), SSH), [(a, vec![step(600, SSH)])]);
-        let both = vec![step(900, WEB), step(600, SSH)];
+        assert_eq!(bans.add(a, "sshd", until(600), SSH), [(a, smallvec![step(600, SSH)])]);
+        let both: Steps = smallvec![step(900, WEB), step(600, SSH)];
         assert_eq!(bans.add(a, "web", until(900), WEB), [(a, both)]);
-        assert_eq!(bans.remove(a, "sshd"), [(a, vec![step(900, WEB)])]);
-        assert_eq!(bans.add(a, "recidive", until(950), ALL_PORTS), [(a, vec![step(950, ALL_PORTS)])]);
+        assert_eq!(bans.remove(a, "sshd"), [(a, smallvec![step(900, WEB)])]);
+        assert_eq!(bans.add(a, "recidive", until(950), ALL_PORTS), [(a, smallvec![step(950, ALL_PORTS)])]);
         assert_eq!(bans.remove(a, "web"), [], "what is covered anyway changes nothing");
-        assert_eq!(bans.remove(a, "recidive"), [(a, vec![])]);
+        assert_eq!(bans.remove(a, "recidive"), [(a, smallvec![])]);
         assert!(bans.is_empty());
     }
 
@@ -602,21 +607,21 @@ mod tests {
         bans.add(a, "sshd", until(600), SSH);
         bans.add(a, "long", until(900), SSH | WEB);
         bans.add(a, "all", until(700), ALL_PORTS);
-        assert_eq!(bans.steps(a), [step(900, SSH | WEB), step(700, ALL_PORTS)]);
+        assert_eq!(bans.steps(a)[..], [step(900, SSH | WEB), step(700, ALL_PORTS)]);
         bans.add(a, "for ever", Until::Forever, DNS);
         let forever = Step { until: Until::Forever, scopes: DNS };
-        assert_eq!(bans.steps(a), [forever, step(900, SSH | WEB), step(700, ALL_PORTS)]);
+        assert_eq!(bans.steps(a)[..], [forever, step(900, SSH | WEB), step(700, ALL_PORTS)]);
         bans.remove(a, "long");
-        assert_eq!(bans.steps(a), [forever, step(700, ALL_PORTS)]);
+        assert_eq!(bans.steps(a)[..], [forever, step(700, ALL_PORTS)]);
     }
 
     #[test]
     fn steps_in_too_few_slots_are_exact_until_the_soonest_end() {
-        let steps = vec![step(900, SSH), step(800, WEB), step(700, DNS), step(600, ALL_PORTS)];
+        let steps: Steps = smallvec![step(900, SSH), step(800, WEB), step(700, DNS), step(600, ALL_PORTS)];
         assert_eq!(squeeze(steps.clone(), 4), steps);
         let squeezed = squeeze(steps.clone(), 3);
-        assert_eq!(squeezed, [step(900, SSH | WEB), step(700, DNS), step(600, ALL_PORTS)]);
-        assert_eq!(squeeze(steps, 1), [step(900, SSH | WEB | DNS | ALL_PORTS)]);
+        assert_eq!(squeezed[..], [step(900, SSH | WEB), step(700, DNS), step(600, ALL_PORTS)]);
+        assert_eq!(squeeze(steps, 1)[..], [step(900, SSH | WEB | DNS | ALL_PORTS)]);
     }
 
     #[test]
@@ -653,12 +658,15 @@ mod tests {
         bans.add(other, "sshd", until(600), SSH);
         bans.add(host, "sshd", until(600), SSH);
         let changes = bans.add(wide, "web", until(900), WEB);
-        assert_eq!(changes, [(wide, vec![step(900, WEB)]), (narrow, vec![step(900, WEB), step(600, SSH)])]);
-        assert_eq!(bans.steps(host), [step(600, SSH)], "the kernel looks for hosts and for prefixes");
-        assert_eq!(bans.remove(narrow, "sshd"), [(narrow, vec![])]);
+        assert_eq!(
+            changes,
+            [(wide, smallvec![step(900, WEB)]), (narrow, smallvec![step(900, WEB), step(600, SSH)])]
+        );
+        assert_eq!(bans.steps(host)[..], [step(600, SSH)], "the kernel looks for hosts and for prefixes");
+        assert_eq!(bans.remove(narrow, "sshd"), [(narrow, smallvec![])]);
         bans.add(narrow, "sshd", until(950), SSH);
         let changes = bans.remove(wide, "web");
-        assert_eq!(changes, [(wide, vec![]), (narrow, vec![step(950, SSH)])]);
+        assert_eq!(changes, [(wide, smallvec![]), (narrow, smallvec![step(950, SSH)])]);
         assert_eq!(bans.prefixes(), 2);
     }
 
@@ -671,7 +679,7 @@ mod tests {
         assert_eq!(bans.expire_one(at(599)), None);
         assert_eq!(bans.expire_one(at(600)), Some((a, "sshd".into(), vec![])));
         assert_eq!(bans.expire_one(at(600)), None);
-        assert_eq!(bans.expire_one(at(900)), Some((a, "recidive".into(), vec![(a, vec![])])));
+        assert_eq!(bans.expire_one(at(900)), Some((a, "recidive".into(), vec![(a, smallvec![])])));
     }
 
     #[test]
@@ -701,7 +709,7 @@ mod tests {
     fn a_repeated_ban_takes_the_new_end_and_forgets_the_old_one() {
         let (mut bans, a) = (BanSet::default(), address());
         bans.add(a, "sshd", until(600), SSH);
-        assert_eq!(bans.add(a, "sshd", until(900), SSH), [(a, vec![step(900, SSH)])]);
+        assert_eq!(bans.add(a, "sshd", until(900), SSH), [(a, smallvec![step(900, SSH)])]);
         assert_eq!(bans.expire_one(at(700)), None);
         bans.add(a, "sshd", Until::Forever, SSH);
         assert_eq!(bans.next_end(), None);

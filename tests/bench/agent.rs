@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use aya::maps::loaded_maps;
 use f2b::{
-    ban::{ALL_PORTS, Step, Subject, Until},
+    ban::{ALL_PORTS, Step, Steps, Subject, Until},
     net::Net,
     xdp::{BanMap as _, Kernel, Options},
 };
@@ -72,9 +72,9 @@ fn with(kernel: &mut Kernel, memory: Vec<(String, u64)>) -> Agent {
     let single = Latency { p50: percentile(&singles, 50.0), p99: percentile(&singles, 99.0) };
 
     // From an empty map, as after a reboot.
-    done(kernel.set_all((0..SINGLE).map(|n| (subject(n), Vec::new())), now));
+    done(kernel.set_all((0..SINGLE).map(|n| (subject(n), Steps::new())), now));
     let start = Instant::now();
-    done(kernel.set_all((0..MANY).map(|n| (subject(n), hour.to_vec())), now));
+    done(kernel.set_all((0..MANY).map(|n| (subject(n), hour.into())), now));
     let restore = start.elapsed();
     let start = Instant::now();
     let bans = kernel.bans(now).expect("the map can be read");

@@ -1,4 +1,4 @@
-//! A machine with another kernel: Debian's, emulated, with f2b and its libraries as all there is on its disk.
+//! A machine with another kernel, emulated, with f2b and its libraries as all there is on its disk.
 //!
 //! The test is its other end of the wire, frame by frame, and its only user, line by line.
 //!
@@ -18,7 +18,19 @@ use std::{
 use tempfile::TempDir;
 
 /// Debian's kernel for virtual machines: a metapackage that depends on the newest one.
-const KERNEL: &str = "linux-image-cloud-amd64";
+const DEBIANS: &str = "linux-image-cloud-amd64";
+/// Ubuntu's packages with the kernel that 22.04 came with, and their SHA-256: apt has no key of Ubuntu's here.
+const UBUNTUS: [(&str, &str); 2] = [
+    (
+        "linux-signed/linux-image-5.15.0-25-generic_5.15.0-25.25_amd64.deb",
+        "ad56f8c442a54d4f5ff2dff010d00321d53e32b543f3a92f3ba4e042d20a71da",
+    ),
+    (
+        "linux/linux-modules-5.15.0-25-generic_5.15.0-25.25_amd64.deb",
+        "d0ba4087d9e1d497925b3481d3531fba6c2a852855f8019d73b0b1385aa4da1f",
+    ),
+];
+const UBUNTUS_POOL: &str = "http://archive.ubuntu.com/ubuntu/pool/main/l";
 /// What the kernel has as modules, each behind those it needs. A kernel that has one built in lacks the file.
 const MODULES: [&str; 10] = [
     "virtio_ring",
@@ -37,6 +49,15 @@ pub(crate) const HARDWARE_ADDRESS: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 /// Emulation on a busy machine is slow.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Whose kernel it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kernel {
+    /// The newest one of Debian 12: 6.1.
+    Debian,
+    /// That of Ubuntu 22.04: 5.15, the oldest that f2b supports.
+    Ubuntu,
+}
+
 /// A running machine. Dropping it switches it off.
 pub(crate) struct Machine {
     qemu: Child,
@@ -51,8 +72,8 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Boots it with these `programs` (and their libraries) in `/bin`.
-    pub(crate) fn boot(programs: &[&Path]) -> Self {
-        let packages = packages();
+    pub(crate) fn boot(kernel: Kernel, programs: &[&Path]) -> Self {
+        let packages = packages(kernel);
         let kernel = only_file(&packages.join("boot"), "vmlinuz-");
         let dir = tempfile::tempdir().expect("a directory can be made");
         let disk = disk(dir.path(), &packages, programs);
@@ -143,15 +164,22 @@ impl Drop for Machine {
 }
 
 /// The unpacked packages of the kernel and of busybox, fetched once.
-fn packages() -> PathBuf {
+fn packages(kernel: Kernel) -> PathBuf {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let kernel = dependency(KERNEL);
-    let root = scratch.join(&kernel);
+    let name = match kernel {
+        Kernel::Debian => dependency(DEBIANS),
+        Kernel::Ubuntu => "ubuntu-5.15".to_owned(),
+    };
+    let root = scratch.join(&name);
     if !root.exists() {
         let work = tempfile::tempdir_in(scratch).expect("target/ is writable");
-        succeed(
-            Command::new("apt-get").args(["download", &kernel, "busybox-static"]).current_dir(work.path()),
-        );
+        let mut download = Command::new("apt-get");
+        download.args(["download", "busybox-static"]).current_dir(work.path());
+        match kernel {
+            Kernel::Debian => drop(download.arg(&name)),
+            Kernel::Ubuntu => UBUNTUS.iter().for_each(|(path, sum)| fetch(work.path(), path, sum)),
+        }
+        succeed(&mut download);
         let unpacked = work.path().join("root");
         for entry in
             fs::read_dir(work.path()).expect("it is there").map(|entry| entry.expect("readable").path())
@@ -163,6 +191,16 @@ fn packages() -> PathBuf {
         }
     }
     root
+}
+
+/// Fetches one of Ubuntu's packages into `dir`.
+fn fetch(dir: &Path, path: &str, sum: &str) {
+    let mut fetch = Command::new("/usr/lib/apt/apt-helper");
+    fetch
+        .args(["download-file", &format!("{UBUNTUS_POOL}/{path}")])
+        .arg(dir.join(sum))
+        .arg(format!("SHA256:{sum}"));
+    succeed(&mut fetch);
 }
 
 /// The first package that this one depends on.

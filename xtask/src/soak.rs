@@ -19,9 +19,10 @@ xflags::xflags! {
     /// The long form of tests that CI runs in a short one: random frames that the programs and a model must agree on;
     /// agents killed and started under a flood, and under an attack; a journal that is rotated while agents are killed,
     /// with every failure counted once; spoiled log lines through every filter of the real fail2ban and through ours;
-    /// days of logs through the real fail2ban and through our agent.
+    /// days of logs through the real fail2ban and through our agent. And f2b on the kernel of Ubuntu 22.04, the oldest that
+    /// it supports, emulated.
     cmd soak {
-        /// Just this step, by the name in its heading: frames, kills, journal, lines, peer, attacked.
+        /// Just this step, by the name in its heading: frames, kills, journal, lines, peer, attacked, ubuntu.
         optional --only step: String
         /// How many frames (default: 10 million, a few minutes).
         optional --frames frames: u64
@@ -61,6 +62,8 @@ impl Soak {
         let mut attacked = cargo::test_as_root("killed")?;
         attacked.args(["--release", "--", "--nocapture"]);
         attacked.env(KILLS_VARIABLE, self.kills.unwrap_or(200).to_string());
+        let mut ubuntu = cargo::test_as_root("kernels")?;
+        ubuntu.args(["--", "--nocapture", "--ignored"]);
         let steps = vec![
             Step::new("frames", frames),
             Step::new("kills", kills),
@@ -68,6 +71,7 @@ impl Soak {
             Step::new("lines", lines),
             Step::new("peer", peer),
             Step::new("attacked", attacked),
+            Step::new("ubuntu", ubuntu),
         ];
         step::run_all(step::only(steps, self.only.as_deref())?)
     }

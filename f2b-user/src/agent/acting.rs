@@ -8,7 +8,7 @@ use tracing::error;
 use super::{Agent, SAME_END};
 use crate::{
     action::{Actions, End, Info, JailInfo},
-    ban::{Change, KERNEL, Step, Subject, Until},
+    ban::{Change, KERNEL, Steps, Subject, Until},
     config::BanTime,
     history::Past,
     jail::Jail,
@@ -167,7 +167,7 @@ impl<M: BanMap> Agent<M> {
     fn unbanned(
         &mut self,
         bans: &[(String, Subject)],
-        changes: BTreeMap<Subject, Vec<Step>>,
+        changes: BTreeMap<Subject, Steps>,
         end: End,
         now: SystemTime,
     ) {
@@ -201,12 +201,7 @@ impl<M: BanMap> Agent<M> {
     }
 
     /// Has the kernel follow, and logs as an error, in these words, where it does not.
-    pub(super) fn carry_out(
-        &mut self,
-        changes: BTreeMap<Subject, Vec<Step>>,
-        now: SystemTime,
-        failure: &str,
-    ) {
+    pub(super) fn carry_out(&mut self, changes: BTreeMap<Subject, Steps>, now: SystemTime, failure: &str) {
         match self.map.set_all(changes, now) {
             Ok(refused) => {
                 for (subject, error) in refused {

@@ -30,7 +30,7 @@ use super::{
     lines::Lines,
 };
 use crate::{
-    ban::{self, Change, Scopes, Step, Subject, Until},
+    ban::{self, Change, Scopes, Step, Steps, Subject, Until},
     scope::{Ports, Scope},
 };
 
@@ -225,7 +225,7 @@ impl Maps {
         self.bans.insert(key, entry, 0).context("counting in the map of bans")
     }
 
-    fn set_prefix(&mut self, subject: Subject, steps: Vec<Step>, now: SystemTime, now_ns: u64) -> Result<()> {
+    fn set_prefix(&mut self, subject: Subject, steps: Steps, now: SystemTime, now_ns: u64) -> Result<()> {
         let key = key(subject.net());
         if steps.is_empty() {
             found(self.prefixes.remove(&key)).with_context(|| format!("unbanning {subject}"))?;
@@ -536,7 +536,7 @@ fn not_banned(error: io::Error, subject: Subject, room: u32, option: &str) -> an
 }
 
 /// What the map must hold for these steps of a new ban.
-fn entry(steps: Vec<Step>, now: SystemTime, now_ns: u64) -> BanEntry {
+fn entry(steps: Steps, now: SystemTime, now_ns: u64) -> BanEntry {
     let mut entry = BanEntry::default();
     for (slot, step) in entry.slots.iter_mut().zip(ban::squeeze(steps, SLOTS)) {
         *slot = Slot { ends_ns: ends_ns(step.until, now, now_ns), scopes: step.scopes };

@@ -25,7 +25,7 @@ pub use self::{
     pins::{DEFAULT_PIN_DIR, detach},
 };
 use crate::{
-    ban::{Change, Scopes, Step, Subject},
+    ban::{Change, Scopes, Step, Steps, Subject},
     control::Packets,
     net::Interface,
     scope::Scope,
@@ -49,7 +49,7 @@ pub trait BanMap {
     /// # Errors
     /// The map is full, or the kernel refuses.
     fn set(&mut self, subject: Subject, steps: &[Step], now: SystemTime) -> Result<()> {
-        let refused = self.set_all([(subject, steps.to_vec())], now)?;
+        let refused = self.set_all([(subject, steps.into())], now)?;
         refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
@@ -129,7 +129,7 @@ pub struct Busy {
 pub struct MapBan {
     pub subject: Subject,
     /// Latest end first.
-    pub steps: Vec<Step>,
+    pub steps: Steps,
     /// Packets dropped because of it.
     pub packets: u64,
 }
@@ -183,7 +183,7 @@ pub struct InterfaceStatus {
 /// The map of a dry run: decides everything, enforces nothing.
 #[derive(Debug, Default)]
 pub struct DryRun {
-    bans: HashMap<Subject, Vec<Step>>,
+    bans: HashMap<Subject, Steps>,
     scopes: Vec<Scope>,
 }
 
@@ -204,7 +204,7 @@ impl BanMap for DryRun {
     }
 
     fn bans(&self, _now: SystemTime) -> Result<Vec<MapBan>> {
-        let ban = |(subject, steps): (&Subject, &Vec<Step>)| MapBan {
+        let ban = |(subject, steps): (&Subject, &Steps)| MapBan {
             subject: *subject,
             steps: steps.clone(),
             packets: 0,
