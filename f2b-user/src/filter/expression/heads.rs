@@ -117,6 +117,7 @@ mod tests {
             (r"^(?:\S+ sshd\S*: F|\S+ )(?:ai|at)?<F-CONTENT>.+</F-CONTENT>$", true),
             (r"^\S+ sshd\[(?:4711|\d+)\]: <F-CONTENT>.+</F-CONTENT>$", false),
             (r"^(\S+ )sshd.*\1?<F-CONTENT>.+</F-CONTENT>$", false),
+            (r"^<F-CONTENT>.+</F-CONTENT>$", false),
             (r"sshd\S*: <F-CONTENT>.+</F-CONTENT>$", false),
             (r"^\S+ sshd\S*: <F-CONTENT>.+</F-CONTENT>", false),
             (r"^\S+ sshd\S*: <F-CONTENT>.{2,}</F-CONTENT>$", false),

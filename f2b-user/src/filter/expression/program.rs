@@ -237,7 +237,7 @@ impl Program {
         let is_anchored = is_anchored(node);
         let (begin, begin_marks) = compiler.begin(is_anchored);
         let has_heads = is_anchored && compiler.is_memorable && compiler.takes_digits_alike();
-        let tail = if has_heads { compiler.tail() } else { None };
+        let tail = if has_heads { compiler.tail().filter(|tail| tail.step >= begin) } else { None };
         Ok(Self {
             steps: compiler.steps,
             texts: compiler.texts,
