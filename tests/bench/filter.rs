@@ -24,7 +24,7 @@ use f2b::{
 use jiff::tz::TimeZone;
 use reference::{Fail2ban, copy, fail2ban};
 
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 21;
 const LINES: usize = 6000;
 /// What the logs below were written at, in seconds since 1970.
 const NOW: f64 = 1_795_500_000.0;
