@@ -7,7 +7,7 @@ use jiff::{
     tz::TimeZone,
 };
 
-use crate::filter::expression::Captured;
+use crate::filter::expression::{Captured, plain_digits};
 
 const MONTHS: [&str; 12] = [
     "january",
@@ -166,6 +166,7 @@ fn fields(found: &Captured<'_>) -> Result<Fields, NoTime> {
     let mut fields = Fields::default();
     for (name, value) in found.named() {
         let Some(value) = value else { continue };
+        let value = &*plain_digits(value);
         let number = || value.trim().parse::<i16>().map_err(|_too_large| NoTime::Invalid);
         let small = || match *value.as_bytes() {
             [ones @ b'0'..=b'9'] => Ok((ones - b'0') as i8),

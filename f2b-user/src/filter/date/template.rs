@@ -7,7 +7,7 @@ use jiff::{civil::DateTime, tz::TimeZone};
 
 use super::strptime::{self, NoTime};
 use crate::filter::{
-    expression::{Captured, Pattern},
+    expression::{Captured, Pattern, plain_digits},
     name::Name,
 };
 
@@ -195,7 +195,7 @@ impl Template {
         match self.kind {
             Kind::Fields => strptime::time(found, zone, now),
             Kind::Epoch { long, group } => {
-                let digits = found.get(group).ok_or(NoTime::LineIsLost)?;
+                let digits = plain_digits(found.get(group).ok_or(NoTime::LineIsLost)?);
                 let value: f64 = digits.parse().map_err(|_no_number| NoTime::Invalid)?;
                 Ok(match digits.len() {
                     16.. if long && !digits.contains('.') => value / 1_000_000.0,

@@ -1,7 +1,10 @@
 //! A set of characters, as a class of an expression means it: one bit for each ASCII character, and ranges for all
 //! others, made when the first of those has to be looked up.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use memchr::memchr;
 
@@ -147,6 +150,23 @@ pub(super) fn is_word(c: char) -> bool {
     WORDS
         .get_or_init(|| CharSet::new(&Class { negated: false, items: vec![word], ignore_case: false }))
         .has_wide(c)
+}
+
+/// `number` with ASCII digits: Python reads those of any script.
+pub(in crate::filter) fn plain_digits(number: &str) -> Cow<'_, str> {
+    if number.is_ascii() {
+        return Cow::Borrowed(number);
+    }
+    static DIGITS: OnceLock<Box<[(char, char)]>> = OnceLock::new();
+    let digit = Item::Named { kind: Named::Digit, negated: false };
+    let class = || Class { negated: false, items: vec![digit], ignore_case: false };
+    let ranges = DIGITS.get_or_init(|| wide(&class()));
+    let plain = |c: char| {
+        // Those of a script stand side by side, from 0 on; so do scripts.
+        let (zero, _) = ranges.iter().find(|(low, high)| (*low..=*high).contains(&c))?;
+        char::from_digit((c as u32 - *zero as u32) % 10, 10)
+    };
+    number.chars().map(|c| plain(c).unwrap_or(c)).collect()
 }
 
 /// The ASCII characters of a class, a bit each.
@@ -295,6 +315,15 @@ mod tests {
 
     fn set(items: Vec<Item>, negated: bool, ignore_case: bool) -> CharSet {
         CharSet::new(&Class { negated, items, ignore_case })
+    }
+
+    #[test]
+    fn digits_of_all_scripts_are_read_as_python_reads_them() {
+        for (text, expected) in
+            [("12.5", "12.5"), ("0.00٣", "0.003"), ("٠٩x", "09x"), ("१𝟎𝟙𝟗é", "1019é"), ("۰۵-０９", "05-09")]
+        {
+            assert_eq!(plain_digits(text), expected);
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) mod tags;
 
 pub(crate) use self::check::check;
 pub(super) use self::{
-    chars::is_ascii,
+    chars::{is_ascii, plain_digits},
     heads::Heads,
     machine::OverBudget,
     pattern::{Captured, Pattern, Text},
