@@ -54,11 +54,10 @@ pub(super) type Span = Option<(usize, usize)>;
 pub(super) struct Spans(Vec<u32>);
 
 impl Spans {
-    /// Room for the spans of one match, filled by `fill`.
-    pub(super) fn filled(fill: impl FnOnce(&mut Vec<u32>)) -> Self {
+    pub(super) fn of(slots: &[u32]) -> Self {
         let mut spans = SPARE.take();
         spans.clear();
-        fill(&mut spans);
+        spans.extend_from_slice(slots);
         Self(spans)
     }
 }
@@ -470,11 +469,11 @@ impl<'a> Machine<'a> {
                         continue 'next;
                     }
                     Step::Mark(slot) => {
+                        self.scratch.slots[slot as usize] = at as u32;
                         if step == self.stop_at {
                             self.looked_at(at);
                             return Ok(Some(at));
                         }
-                        self.scratch.slots[slot as usize] = at as u32;
                     }
                     Step::Save(slot) => {
                         let old = std::mem::replace(&mut self.scratch.slots[slot as usize], at as u32);
