@@ -42,6 +42,11 @@ fn formula() {
     run("formula", 50_000);
 }
 
+#[test]
+fn journal() {
+    run("journal", 20_000);
+}
+
 /// Runs a target on so many inputs made by chance: as many as take a few seconds.
 fn run(name: &str, inputs_made: usize) {
     let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).expect("there is such a target");
@@ -127,6 +132,13 @@ impl Dice {
         for _ in 0..=self.below(4) {
             let at = self.below(input.len() + 1);
             let to = at + self.below((input.len() - at).min(40) + 1);
+            if self.below(6) == 0 {
+                // One byte is another: what is behind it stays where it is.
+                if let Some(byte) = input.get_mut(at) {
+                    *byte = self.below(256) as u8;
+                }
+                continue;
+            }
             let new = match self.below(5) {
                 0 => Vec::new(),
                 1 => vec![*self.pick(b"\0\n\r\t %<>()[]{}|*+?^$\\\"'=:;#-0a\x80\xff")],

@@ -153,6 +153,65 @@ fn journal(lab: &Lab, path: &Path, attacker: IpAddr, times: usize) {
     assert!(output.status.success(), "systemd-journal-remote: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Until it is told to use the disk, journald writes to memory; then it copies all of that into files which may be there
+/// since the machine ran before.
+#[test]
+fn what_journald_copies_from_memory_to_the_disk_counts_once() {
+    let lab = Lab::network_only();
+    filter(&lab);
+    sh(
+        &lab,
+        "printf '[Journal]\\nStorage=auto\\n' >/etc/systemd/journald.conf.d/zzz.conf; mkdir -p /var/log/journal",
+    );
+    lab.start_journald();
+    let fail = |times: usize| end(write(&lab, &vec![1; times], times));
+    let on_disk = || sh(&lab, "journalctl -D /var/log/journal -q -o cat SYSLOG_IDENTIFIER=sshd | wc -l");
+    let is_on_disk = |times: &str| {
+        wait_until(PATIENCE, &format!("{times} entries are on the disk"), || on_disk().trim() == times);
+    };
+    fail(1);
+    lab.flush_journal();
+    is_on_disk("1");
+    lab.stop_journald();
+    sh(&lab, "rm /run/systemd/journal/flushed");
+    lab.start_journald();
+    let config = "[sshd]\nenabled = false\n[flood]\nenabled = true\nbackend = systemd\nfilter = flood\nmaxretry = 100\n\
+                  journalmatch = SYSLOG_IDENTIFIER=sshd\nfindtime = 1d\n";
+    let mut agent = Agent::start(&lab, config);
+    let failed = |agent: &Agent<'_>, times: usize| {
+        let failed = || agent.jail("flood")["total_failed"].as_u64();
+        wait_until(PATIENCE, &format!("{times} failures are counted"), || failed() >= Some(times as u64));
+        sleep(Duration::from_millis(300));
+        assert_eq!(failed(), Some(times as u64), "each failure counts once");
+    };
+    failed(&agent, 1);
+    fail(3);
+    failed(&agent, 4);
+    sleep(Duration::from_millis(300));
+    assert_eq!(on_disk().trim(), "1", "journald writes to memory again");
+    lab.flush_journal();
+    is_on_disk("4");
+    failed(&agent, 4);
+    fail(2);
+    failed(&agent, 6);
+    // Others that are copied while nobody reads. A new agent counts from 0.
+    agent.stop();
+    lab.stop_journald();
+    sh(&lab, "rm /run/systemd/journal/flushed");
+    lab.start_journald();
+    let mut agent = Agent::start(&lab, config);
+    failed(&agent, 0);
+    fail(4);
+    failed(&agent, 4);
+    agent.stop();
+    lab.flush_journal();
+    is_on_disk("10");
+    let agent = Agent::start(&lab, config);
+    failed(&agent, 0);
+    fail(1);
+    failed(&agent, 1);
+}
+
 #[test]
 fn jails_read_the_journals_that_they_name_and_wrong_options_leave_out_only_theirs() {
     let lab = Lab::network_only();

@@ -254,7 +254,9 @@ impl<M: BanMap> Agent<M> {
                 }),
             }
         }
-        let position = |source: &str| match self.positions.get(source).map(|at| at.text.clone()) {
+        // One that cannot be read is none.
+        let entry = |source: &str| self.positions.get(source)?.text.parse().ok();
+        let position = |source: &str| match entry(source) {
             Some(up_to) if at_start => Position::Replay { since, up_to },
             Some(cursor) => Position::After(cursor),
             None => Position::Since(since),

@@ -7,29 +7,37 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
+    fs::File,
     io::{self, Write as _},
+    os::fd::AsRawFd as _,
     panic,
     sync::{LazyLock, Once},
 };
 
 use jiff::tz::TimeZone;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::{
     config::{self, Resolved},
     filter::{self, Context, Failure, Filter, FilterSettings},
     formula::{Formula, Names, Number},
+    source::journal::{
+        Files, JournalMatch, Location,
+        disk::{Journal, Start},
+    },
 };
 
 /// Takes any bytes.
 pub type Target = fn(&[u8]);
 
 /// The targets by their name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("config", config),
     ("date", date),
     ("expression", expression),
     ("filter", filter),
     ("formula", formula),
+    ("journal", journal),
 ];
 
 /// 2023-11-14 22:13:20 UTC.
@@ -121,6 +129,34 @@ pub fn filter(data: &[u8]) {
     match kind {
         b'j' => read_journal(&FILTERS[number], &log),
         _ => Running::go_on(&number.to_string(), &log, || Some(FILTERS[number].clone())),
+    }
+}
+
+/// A file of the journal. Whatever is in it, it comes to an end, read one by one and by the lists that the file has.
+pub fn journal(data: &[u8]) {
+    let file = memfd_create("journal", MFdFlags::empty()).expect("there is memory");
+    let mut file = File::from(file);
+    file.write_all(data).expect("there is memory");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let files = Files::new([("journalfiles", path.as_str())]).expect("it is one");
+    let mut journal = Journal::open(&files).expect("no folder is read");
+    journal.values("_SYSTEMD_UNIT");
+    let wanted = JournalMatch::parse("_SYSTEMD_UNIT=ssh.service _COMM=sshd + _PID=7").expect("it is one");
+    for wanted in [None, Some(&wanted)] {
+        journal.read_from(Start::Time(1), wanted, &["MESSAGE", "_HOSTNAME"]);
+        // An entry takes eight bytes of its list at least.
+        for _ in 0..data.len() {
+            match journal.next_entry() {
+                Ok(None) => break,
+                Ok(Some(location)) => {
+                    let cursor = location.to_string();
+                    assert_eq!(cursor.parse::<Location>().expect("it is a cursor"), location);
+                    drop(journal.fields(|name, _| assert!(!name.contains(&b'='))));
+                }
+                Err(damage) => assert!(!damage.to_string().is_empty()),
+            }
+        }
+        assert!(matches!(journal.next_entry(), Ok(None)), "there are more entries than bytes");
     }
 }
 

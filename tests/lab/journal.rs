@@ -41,6 +41,12 @@ impl Lab {
         journald.as_mut().expect("it was started").signal(Signal::SIGUSR2);
     }
 
+    /// Has journald copy what it has in memory to the disk, and go on there, as it does once the machine has started.
+    pub fn flush_journal(&self) {
+        let mut journald = self.journald.lock().expect("no test panics here");
+        journald.as_mut().expect("it was started").signal(Signal::SIGUSR1);
+    }
+
     /// What `journalctl` prints, given `args`.
     pub fn journal(&self, args: &[&str]) -> String {
         let output = self.server("journalctl").args(["--no-pager", "--quiet"]).args(args).output();

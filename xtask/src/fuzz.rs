@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The targets, by their names in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 5] = ["config", "date", "expression", "filter", "formula"];
+const TARGETS: [&str; 6] = ["config", "date", "expression", "filter", "formula", "journal"];
 /// No input may take longer, in seconds: none takes one, but the machine may be busy.
 const TIMEOUT: u32 = 5;
 /// The longest input, in bytes.
@@ -21,7 +21,7 @@ xflags::xflags! {
     /// Feed the fuzz targets inputs that libFuzzer makes up, guided by the code they reach. What breaks one is kept in
     /// fuzz/artifacts; put it into fuzz/regressions/TARGET under a name that says what was wrong.
     cmd fuzz {
-        /// Just this one: config, date, expression or filter.
+        /// Just this one: config, date, expression, filter, formula or journal.
         optional target: String
         /// How long for each target (default: 10).
         optional --minutes minutes: f64

@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use systemd::journal;
+use libsystemd::logging::{Priority, journal_send};
 
 use super::{
     Level, Place, Target, event,
@@ -250,12 +250,15 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
 /// recidive filter looks for. (What it sends to the journal itself, that filter does not find.) Every field of ours is
 /// a field there: `JAIL`, `IP`, `UNTIL`, ….
 fn to_journal(record: &Record) -> Result<()> {
-    let mut fields = vec![
-        format!("MESSAGE={} {}", record.level.name(), record.message),
-        format!("PRIORITY={}", record.level.priority()),
-        format!("SYSLOG_IDENTIFIER={}", record.logger),
-        format!("LOGGER={}", record.logger),
-    ];
+    let priority = match record.level.priority() {
+        2 => Priority::Critical,
+        3 => Priority::Error,
+        4 => Priority::Warning,
+        5 => Priority::Notice,
+        6 => Priority::Info,
+        _ => Priority::Debug,
+    };
+    let of_logger = ["SYSLOG_IDENTIFIER", "LOGGER"].map(|name| (name.to_owned(), record.logger.as_ref()));
     let own = record.fields.iter().filter_map(|(name, value)| {
         let name: String = name
             .chars()
@@ -263,10 +266,10 @@ fn to_journal(record: &Record) -> Result<()> {
             .collect();
         // Those that begin with _ are journald's own.
         let is_taken = ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER"].contains(&name.as_str());
-        (!is_taken && name.starts_with(|c: char| c.is_ascii_alphabetic())).then(|| format!("{name}={value}"))
+        (!is_taken && name.starts_with(|c: char| c.is_ascii_alphabetic())).then_some((name, value.as_str()))
     });
-    fields.extend(own);
-    journal::send(&fields.iter().map(String::as_str).collect::<Vec<_>>()).context("journald")
+    let message = format!("{} {}", record.level.name(), record.message);
+    journal_send(priority, &message, of_logger.into_iter().chain(own)).context("journald")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{Need, facts::Facts};
 use crate::privilege::Privilege;
 
 /// The C compiler is for the bundled SQLite.
-const TO_BUILD: &[&str] = &["gcc", "libc6-dev", "libsystemd-dev", "pkg-config"];
+const TO_BUILD: &[&str] = &["gcc", "libc6-dev"];
 /// A current compiler with the source of its library, which rustup has for nightlies only.
 const EBPF_COMPILER: &[&str] = &["cargo-web", "rust-web-src", "rustc-web"];
 const TO_LINT_WITHOUT_RUSTUP: &[&str] = &["rust-web-clippy", "rustfmt-web"];
@@ -226,7 +226,7 @@ mod tests {
             "  package lists
       apt-get update
   packages
-      env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev libsystemd-dev pkg-config cargo-web rust-web-src rustc-web
+      env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends gcc libc6-dev cargo-web rust-web-src rustc-web
   eBPF compiler: Debian's, as toolchain `bpf`
       rustup toolchain link bpf /usr
   LLVM N, the one of the eBPF compiler

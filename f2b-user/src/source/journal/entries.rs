@@ -1,13 +1,13 @@
 //! The entries of a journal, from the first to the last.
 
-use anyhow::{Context as _, Result};
-use systemd::journal::Journal;
+use anyhow::{Context as _, Result, bail};
 
 use super::{
+    disk::{Journal, Start},
     entry::{Decode, Entry},
     files::Files,
-    matching::{JournalMatch, Takers},
-    open::{add_matches, resolve, units_held},
+    matching::{JournalMatch, Takers, UNIT},
+    open::{open, resolve},
 };
 
 /// When an entry was logged.
@@ -23,8 +23,8 @@ pub struct Logged {
 pub struct Entries {
     journal: Journal,
     entry: Entry,
-    /// Nobody: every entry is one that is asked for.
-    takers: Takers,
+    /// Who wants some of the entries; nothing if all are wanted.
+    takers: Option<Takers>,
     decode: Box<Decode>,
 }
 
@@ -39,25 +39,32 @@ impl Entries {
         names: UnitNames,
         decode: impl Fn(&[u8]) -> String + 'static,
     ) -> Result<Self> {
-        let mut journal = files.open()?;
-        if let Some(wanted) = wanted {
-            let held = units_held(&mut journal).context("listing the units in the journal")?;
-            let wanted = wanted.with_units(|unit| match names {
+        let mut journal = match open(files).context("opening the journal")? {
+            Some(journal) => journal,
+            None => bail!("there is no journal: {files}"),
+        };
+        let wanted = wanted.map(|wanted| {
+            let held = journal.values(UNIT);
+            wanted.with_units(|unit| match names {
                 UnitNames::AsWritten => vec![unit.to_owned()],
                 UnitNames::Resolved => resolve(unit, &held).names,
-            });
-            add_matches(&mut journal, &wanted)?;
-        }
-        journal.seek_head()?;
-        Ok(Self { journal, entry: Entry::default(), takers: Takers::new(&[]), decode: Box::new(decode) })
+            })
+        });
+        journal.read_from(Start::Time(0), &wanted, &Entry::FIELDS);
+        let takers = wanted.map(|wanted| Takers::new(&[(String::new(), wanted)]));
+        Ok(Self { journal, entry: Entry::default(), takers, decode: Box::new(decode) })
     }
 
     fn advance(&mut self) -> Result<Option<(String, Logged)>> {
-        if self.journal.next()? == 0 {
-            return Ok(None);
-        }
-        self.entry.read(&mut self.journal, &self.takers, &self.decode)?;
-        let micros = self.entry.micros(&self.journal)?;
+        let nobody = Takers::new(&[]);
+        let takers = self.takers.as_ref();
+        let micros = loop {
+            let Some(location) = self.journal.next_entry()? else { return Ok(None) };
+            self.entry.read(&mut self.journal, &location, takers.unwrap_or(&nobody), &self.decode)?;
+            if takers.is_none_or(|takers| takers.of(self.entry.held()).next().is_some()) {
+                break self.entry.micros(&location);
+            }
+        };
         let time = jiff::Timestamp::from_microsecond(i64::try_from(micros)?)?;
         let local = time.to_zoned(jiff::tz::TimeZone::system());
         let format =

@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
-use systemd::journal::Journal;
+use anyhow::Result;
 
-use super::matching::{Held, Takers};
+use super::{
+    disk::{Journal, Location},
+    matching::{Held, Takers},
+};
 use crate::filter::python::repr;
 
 /// The fields of one entry that matter, in buffers that are used again for the next one.
@@ -32,13 +35,29 @@ pub(super) fn lossy(bytes: &[u8]) -> String {
 }
 
 impl Entry {
-    /// Reads the journal's current entry, each field once.
+    /// The fields that are read.
+    pub(super) const FIELDS: [&str; 8] = [
+        "_HOSTNAME",
+        "SYSLOG_IDENTIFIER",
+        "_COMM",
+        "SYSLOG_PID",
+        "_PID",
+        "_SOURCE_REALTIME_TIMESTAMP",
+        "_SOURCE_MONOTONIC_TIMESTAMP",
+        "MESSAGE",
+    ];
+
+    /// Reads the journal's current entry, which is at `location`, each field once.
+    ///
+    /// # Errors
+    /// It is damaged.
     pub(super) fn read(
         &mut self,
         journal: &mut Journal,
+        location: &Location,
         takers: &Takers,
         decode: &Decode,
-    ) -> systemd::Result<()> {
+    ) -> Result<()> {
         for buffer in [
             &mut self.hostname,
             &mut self.identifier,
@@ -52,44 +71,44 @@ impl Entry {
             buffer.clear();
         }
         takers.clear(&mut self.held);
-        journal.restart_data();
-        while let Some(field) = journal.enumerate_data()? {
-            let value = field.value().unwrap_or_default();
-            let buffer = match field.name() {
-                b"_HOSTNAME" => Some(&mut self.hostname),
-                b"SYSLOG_IDENTIFIER" => Some(&mut self.identifier),
-                b"_COMM" => Some(&mut self.comm),
-                b"SYSLOG_PID" => Some(&mut self.syslog_pid),
-                b"_PID" => Some(&mut self.pid),
-                b"_SOURCE_REALTIME_TIMESTAMP" => Some(&mut self.sent),
-                b"_SOURCE_MONOTONIC_TIMESTAMP" => Some(&mut self.monotonic),
-                b"MESSAGE" => Some(&mut self.message),
-                _ => None,
-            };
-            if let Some(buffer) = buffer {
-                // A message in several parts is one; of other fields the last one counts.
-                if field.name() != b"MESSAGE" {
-                    buffer.clear();
-                } else if !buffer.is_empty() {
-                    buffer.push(' ');
-                }
-                match str::from_utf8(value) {
-                    Ok(text) => buffer.push_str(text),
-                    Err(_) => buffer.push_str(&decode(value)),
-                }
-            }
-            takers.note(field.name(), value, &mut self.held);
-        }
+        journal.fields(|name, value| {
+            self.take(name, value, decode);
+            takers.note(name, value, &mut self.held);
+        })?;
         if self.is_kernels() && self.monotonic.is_empty() {
-            self.monotonic = journal.monotonic_timestamp()?.0.to_string();
+            self.monotonic = location.monotonic.to_string();
         }
         Ok(())
     }
 
+    fn take(&mut self, name: &[u8], value: &[u8], decode: &Decode) {
+        let buffer = match name {
+            b"_HOSTNAME" => &mut self.hostname,
+            b"SYSLOG_IDENTIFIER" => &mut self.identifier,
+            b"_COMM" => &mut self.comm,
+            b"SYSLOG_PID" => &mut self.syslog_pid,
+            b"_PID" => &mut self.pid,
+            b"_SOURCE_REALTIME_TIMESTAMP" => &mut self.sent,
+            b"_SOURCE_MONOTONIC_TIMESTAMP" => &mut self.monotonic,
+            b"MESSAGE" => &mut self.message,
+            _ => return,
+        };
+        // A message in several parts is one; of other fields the last one counts.
+        if name != b"MESSAGE" {
+            buffer.clear();
+        } else if !buffer.is_empty() {
+            buffer.push(' ');
+        }
+        match str::from_utf8(value) {
+            Ok(text) => buffer.push_str(text),
+            Err(_) => buffer.push_str(&decode(value)),
+        }
+    }
+
     /// Microseconds since 1970, as fail2ban dates an entry: by the time at which it was sent if that is known, else by
     /// that at which it came.
-    pub(super) fn micros(&self, journal: &Journal) -> systemd::Result<u64> {
-        self.sent.parse().map_or_else(|_| journal.timestamp_usec(), Ok)
+    pub(super) fn micros(&self, location: &Location) -> u64 {
+        self.sent.parse().unwrap_or(location.realtime)
     }
 
     fn identifier(&self) -> &str {

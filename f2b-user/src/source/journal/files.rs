@@ -14,7 +14,7 @@ const SYSTEM: i32 = 4;
 /// The environment of fail2ban may say it.
 const DEFAULT_FLAGS: &str = "F2B_SYSTEMD_DEFAULT_FLAGS";
 
-/// Which journal files are read, with the flags of the function of libsystemd that opens them.
+/// Which journal files are read, with the flags that the function of libsystemd for them takes (sd_journal_open(3)).
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Files {
     pub place: Place,
@@ -72,7 +72,7 @@ impl Files {
         Ok(Self { place, flags })
     }
 
-    /// Whether libsystemd could ever open them.
+    /// Whether libsystemd could ever open them: fail2ban reads through it.
     ///
     /// # Errors
     /// The place or the flags are none.

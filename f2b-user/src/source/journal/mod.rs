@@ -2,12 +2,13 @@
 //!
 //! - [`matching`]: which entries a jail wants
 //! - [`entry`]: an entry, and the line that it becomes
-//! - [`files`]: which journal files are read; [`open`] opens them
+//! - [`files`]: which journal files are read; [`open`] opens them, [`disk`] reads what is in them
 //! - [`entries`]: the entries that are there, for `f2b regex`
 //!
 //! journald announces new entries at most every 250 ms, but they are visible in its mapped files at once. So the
 //! reader asks for the next entry every few milliseconds instead of waiting to be told.
 
+pub mod disk;
 mod entries;
 mod entry;
 mod files;
@@ -15,27 +16,26 @@ mod matching;
 mod open;
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
-use systemd::journal::Journal;
+use anyhow::Result;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 pub use self::{
+    disk::Location,
     entries::{Entries, Logged, UnitNames},
     files::{Files, Place},
     matching::JournalMatch,
 };
 use self::{
+    disk::{Damage, Journal, Start},
     entry::{Entry, lossy},
-    matching::Takers,
-    open::{add_matches, micros, report, resolve, seek_after, units_held},
+    matching::{Takers, UNIT},
+    open::{micros, open, report, resolve},
 };
 use super::{
     Batch, Line, Reading,
@@ -47,26 +47,24 @@ const POLL_ACTIVE: Duration = Duration::from_millis(5);
 /// How often it looks when there was nothing for [`IDLE_AFTER`].
 const POLL_IDLE: Duration = Duration::from_millis(20);
 const IDLE_AFTER: Duration = Duration::from_secs(30);
-/// How often libsystemd may look for rotated, new and removed journal files.
-const PROCESS_EVERY: Duration = Duration::from_millis(250);
+/// How often to look for new journal files.
+const RESCAN_EVERY: Duration = Duration::from_millis(250);
 /// How long to wait before opening a journal that is not there, or that failed, again.
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
 /// Lines given to the agent in one go, so that catching up does not wake it once a line.
 const BATCH: usize = 256;
-/// Longest field that libsystemd hands out; the rest is cut. Filters look at less.
-const FIELD_BYTES: usize = 16 * 1024;
 
 /// Where a reader starts.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Position {
     Since(SystemTime),
-    /// After the entry with this cursor.
-    After(String),
-    /// As [`Since`](Self::Since), but what comes up to this cursor was decided on before. If the journal has lost that
-    /// entry, what is left after it.
+    /// After this entry.
+    After(Location),
+    /// As [`Since`](Self::Since), but what comes up to this entry was decided on before. If the journal has lost it,
+    /// what is left after it.
     Replay {
         since: SystemTime,
-        up_to: String,
+        up_to: Location,
     },
 }
 
@@ -101,17 +99,9 @@ struct Worker {
     lines: mpsc::Sender<Batch>,
     stop: Stop,
     /// Up to where was handed over again what was decided on before.
-    replayed: Option<String>,
+    replayed: Option<Location>,
     /// Entries that were passed over.
     unreadable: u64,
-}
-
-/// Why a session with the journal ended.
-enum End {
-    Stopped,
-    /// There are other files now.
-    Moved,
-    Failed(anyhow::Error),
 }
 
 impl Worker {
@@ -120,14 +110,10 @@ impl Worker {
         let mut said = String::new();
         while !self.stopped() {
             let started = Instant::now();
-            let trouble = match self.files.follow() {
+            let trouble = match open(&self.files) {
                 Ok(Some(journal)) => match self.follow(journal) {
-                    End::Stopped => return,
-                    End::Moved => {
-                        said.clear();
-                        continue;
-                    }
-                    End::Failed(error) => format!("The journal reader failed and starts again: {error:#}"),
+                    Ok(()) => return,
+                    Err(error) => format!("The journal reader failed and starts again: {error:#}"),
                 },
                 Ok(None) => format!("There is no journal yet ({}); waiting for it", self.files),
                 Err(error) => format!("The journal cannot be opened, trying again: {error:#}"),
@@ -145,23 +131,38 @@ impl Worker {
         self.stop.is_asked_for() || self.lines.is_closed()
     }
 
-    fn follow(&mut self, mut journal: Journal) -> End {
-        let files = self.identity();
-        let session =
-            self.prepare(&mut journal).and_then(|takers| self.read_all(&mut journal, &takers, &files));
-        session.unwrap_or_else(End::Failed)
+    /// Reads until it is to stop.
+    fn follow(&mut self, mut journal: Journal) -> Result<()> {
+        let takers = self.prepare(&mut journal);
+        let mut entry = Entry::default();
+        let mut last_line = Instant::now();
+        let mut last_scan = Instant::now();
+        while !self.stopped() {
+            if last_scan.elapsed() > RESCAN_EVERY {
+                for damage in journal.rescan()? {
+                    warn!("A file of the journal cannot be read: {damage}");
+                }
+                last_scan = Instant::now();
+            }
+            let (read, handed_over) = self.read(&mut journal, &takers, &mut entry);
+            if handed_over > 0 {
+                last_line = Instant::now();
+            }
+            if read > 0 {
+                continue;
+            }
+            if let Position::Replay { up_to, .. } = self.position {
+                // The last entry decided on has been vacuumed away since we looked: what comes now is new.
+                self.position = Position::After(up_to);
+            }
+            thread::sleep(if last_line.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE });
+        }
+        Ok(())
     }
 
-    /// The files that were listed: libsystemd does not look for others itself. Nothing if it does.
-    fn identity(&self) -> Vec<(u64, u64)> {
-        let data = self.files.paths().into_iter().filter_map(|path| fs::metadata(path).ok());
-        data.map(|data| (data.dev(), data.ino())).collect()
-    }
-
-    /// Resolves units, adds all jails' matches and goes to the start; returns who wants what, with units resolved.
-    fn prepare(&mut self, journal: &mut Journal) -> Result<Takers> {
-        journal.set_data_threshold(FIELD_BYTES)?;
-        let held = units_held(journal).context("listing the units in the journal")?;
+    /// Resolves units and goes to the start; returns who wants what, with units resolved.
+    fn prepare(&mut self, journal: &mut Journal) -> Takers {
+        let held = journal.values(UNIT);
         let mut jails = Vec::new();
         for (jail, wanted) in &self.jails {
             for unit in wanted.units() {
@@ -169,94 +170,64 @@ impl Worker {
             }
             jails.push((jail.clone(), wanted.with_units(|unit| resolve(unit, &held).names)));
         }
-        for (_, wanted) in &jails {
-            add_matches(journal, wanted)?;
-        }
-        self.seek(journal)?;
-        Ok(Takers::new(&jails))
+        let from = self.start(journal);
+        journal.read_from(from, jails.iter().map(|(_, wanted)| wanted), &Entry::FIELDS);
+        Takers::new(&jails)
     }
 
-    fn seek(&mut self, journal: &mut Journal) -> Result<()> {
-        match self.position.clone() {
-            Position::Since(since) => journal.seek_realtime_usec(micros(since))?,
-            Position::After(cursor) => {
-                seek_after(journal, &cursor)?;
+    fn start(&mut self, journal: &mut Journal) -> Start {
+        if let Position::Replay { since, up_to } = self.position {
+            if let Some(replayed) = self.replayed {
+                return Start::After(replayed);
             }
-            Position::Replay { since, up_to } => {
-                if let Some(cursor) = &self.replayed {
-                    seek_after(journal, cursor)?;
-                    return Ok(());
-                }
-                if !seek_after(journal, &up_to)? {
-                    self.position = Position::After(up_to);
-                } else if journal.timestamp_usec()? < micros(since) {
-                    self.position = Position::Since(since);
-                    journal.seek_realtime_usec(micros(since))?;
-                } else {
-                    journal.seek_realtime_usec(micros(since))?;
-                }
+            if !journal.has(&up_to) {
+                self.position = Position::After(up_to);
+            } else if up_to.realtime < micros(since) {
+                self.position = Position::Since(since);
             }
         }
-        Ok(())
-    }
-
-    fn read_all(&mut self, journal: &mut Journal, takers: &Takers, files: &[(u64, u64)]) -> Result<End> {
-        let mut entry = Entry::default();
-        let mut last_entry = Instant::now();
-        let mut last_process = Instant::now();
-        let mut has_moved = false;
-        while !self.stopped() {
-            if last_process.elapsed() > PROCESS_EVERY {
-                journal.process()?;
-                // Nothing is written any more to those that have gone: they are read to their end first.
-                has_moved = self.identity() != files;
-                last_process = Instant::now();
-            }
-            if self.read(journal, takers, &mut entry)? {
-                last_entry = Instant::now();
-                continue;
-            }
-            if let Position::Replay { up_to, .. } = &self.position {
-                // The last entry decided on has been vacuumed away since we looked: what comes now is new.
-                self.position = Position::After(up_to.clone());
-            }
-            if has_moved {
-                return Ok(End::Moved);
-            }
-            thread::sleep(if last_entry.elapsed() < IDLE_AFTER { POLL_ACTIVE } else { POLL_IDLE });
+        match self.position {
+            Position::Since(since) | Position::Replay { since, .. } => Start::Time(micros(since)),
+            Position::After(entry) => Start::After(entry),
         }
-        Ok(End::Stopped)
     }
 
-    /// Hands over the next entries; whether there were any.
-    fn read(&mut self, journal: &mut Journal, takers: &Takers, entry: &mut Entry) -> Result<bool> {
-        let up_to = match &self.position {
-            Position::Replay { up_to, .. } => Some(up_to.clone()),
+    /// Hands over the next entries; how many were read, and how many lines they became.
+    fn read(&mut self, journal: &mut Journal, takers: &Takers, entry: &mut Entry) -> (usize, usize) {
+        let up_to = match self.position {
+            Position::Replay { up_to, .. } => Some(up_to),
             Position::Since(_) | Position::After(_) => None,
         };
         let (mut lines, mut read, mut reached) = (Vec::new(), 0, false);
-        while read < BATCH && !reached && journal.next()? > 0 {
+        while read < BATCH && !reached {
+            let location = match journal.next_entry() {
+                Ok(Some(location)) => location,
+                Ok(None) => break,
+                Err(damage) => {
+                    self.pass_over(&damage);
+                    continue;
+                }
+            };
             read += 1;
-            reached =
-                up_to.as_ref().is_some_and(|cursor| journal.test_cursor(cursor.as_str()).unwrap_or(true));
-            match entry.read(journal, takers, &lossy).and_then(|()| entry.micros(journal)) {
-                Ok(micros) => self.take(entry, micros, takers, &mut lines),
-                Err(error) => self.pass_over(journal, &error),
+            reached = up_to.is_some_and(|up_to| location.order(&up_to).is_eq());
+            match entry.read(journal, &location, takers, &lossy) {
+                Ok(()) => self.take(entry, entry.micros(&location), takers, &mut lines),
+                Err(error) => self.pass_over(&journal.damage(error)),
             }
         }
-        if read == 0 {
-            return Ok(false);
-        }
-        let cursor = journal.cursor()?;
+        let Some(last) = journal.position().filter(|_| read > 0) else { return (0, 0) };
         let reading = if up_to.is_some() { Reading::Again } else { Reading::Live };
         if reading == Reading::Live || reached {
-            self.position = Position::After(cursor.clone());
+            self.position = Position::After(last);
         }
-        self.replayed = Some(cursor.clone()).filter(|_| reading == Reading::Again);
-        let batch = Batch { lines, source: self.files.source(), position: cursor, reading };
-        // Without the agent, the next look at the channel ends the thread.
-        drop(self.lines.blocking_send(batch));
-        Ok(true)
+        self.replayed = Some(last).filter(|_| reading == Reading::Again);
+        let count = lines.len();
+        if count > 0 || reached {
+            let batch = Batch { lines, source: self.files.source(), position: last.to_string(), reading };
+            // Without the agent, the next look at the channel ends the thread.
+            drop(self.lines.blocking_send(batch));
+        }
+        (read, count)
     }
 
     /// Makes a line of an entry for each jail that wants it.
@@ -271,13 +242,12 @@ impl Worker {
         }
     }
 
-    /// An entry that is damaged: it would be so the next time, too.
-    fn pass_over(&mut self, journal: &Journal, error: &systemd::Error) {
+    /// What is damaged would be so the next time, too.
+    fn pass_over(&mut self, damage: &Damage) {
         self.unreadable += 1;
         // A file in which nothing can be read must not fill the log.
         if self.unreadable.is_power_of_two() {
-            let (passed_over, at) = (self.unreadable, journal.cursor().unwrap_or_default());
-            warn!(passed_over, at, "An entry of the journal cannot be read: {error}");
+            warn!(passed_over = self.unreadable, "An entry of the journal cannot be read: {damage}");
         }
     }
 }
