@@ -212,6 +212,56 @@ fn what_journald_copies_from_memory_to_the_disk_counts_once() {
     failed(&agent, 1);
 }
 
+/// Files come and go while they are read, and some of them are damaged.
+#[test]
+fn what_is_vacuumed_is_not_missed_and_what_is_damaged_is_named() {
+    let lab = Lab::network_only();
+    lab.start_journald();
+    filter(&lab);
+    let config = "[sshd]\nenabled = false\n[flood]\nenabled = true\nbackend = systemd\nfilter = flood\n\
+                  maxretry = 100000\nmaxmatches = 0\njournalmatch = SYSLOG_IDENTIFIER=sshd\nfindtime = 1d\n";
+    let failed = |agent: &Agent<'_>| agent.jail("flood")["total_failed"].as_u64().unwrap_or_default();
+    let agent = Agent::start(&lab, config);
+    let mut written = 0;
+    for round in 0..8 {
+        let before = failed(&agent);
+        end(write(&lab, &vec![round; 200], round));
+        written += 200;
+        // The first of them have been read, the others may have to be read from a file that has gone.
+        wait_until(PATIENCE, "some are read", || failed(&agent) > before);
+        lab.rotate_journal();
+        sh(&lab, &format!("rm -f $({ARCHIVED})"));
+    }
+    wait_until(PATIENCE, &format!("{written} failures are counted"), || failed(&agent) >= written);
+    end(write(&lab, &[9], 9));
+    wait_until(PATIENCE, "one more is counted", || failed(&agent) == written + 1);
+    drop(agent);
+
+    // One file without a header, and one with a hole, of which nobody knows what was in it.
+    end(write(&lab, &vec![1; 200], 10));
+    lab.rotate_journal();
+    wait_until(PATIENCE, "journald has begun a new file", || sh(&lab, ARCHIVED).lines().count() > 0);
+    end(write(&lab, &vec![1; 200], 11));
+    sh(
+        &lab,
+        &format!(
+            "cd /run/log/journal/*/; rm -f /var/lib/f2b/*; for f in $({ARCHIVED}); do dd status=none if=/dev/zero of=$f \
+             bs=4096 count=4 seek=$(( $(stat -c %s $f) / 4096 - 60 )) conv=notrunc; done; echo broken >system@0.journal",
+        ),
+    );
+    let agent = Agent::start(&lab, config);
+    wait_until(PATIENCE, "those of the new file are counted", || failed(&agent) >= 200);
+    wait_until(PATIENCE, "the damage is named", || {
+        agent.process.log().contains("system@0.journal: it is too short for a journal file")
+    });
+    let before = failed(&agent);
+    end(write(&lab, &[9], 12));
+    wait_until(PATIENCE, "one more is counted", || failed(&agent) == before + 1);
+}
+
+/// Lists the files to which journald does not write any more.
+const ARCHIVED: &str = "find /run/log/journal -name 'system@*-*.journal'";
+
 #[test]
 fn jails_read_the_journals_that_they_name_and_wrong_options_leave_out_only_theirs() {
     let lab = Lab::network_only();
