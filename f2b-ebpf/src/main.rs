@@ -112,8 +112,6 @@ struct Arrival {
 
 #[xdp(frags)]
 fn f2b(ctx: XdpContext) -> u32 {
-    // SAFETY: a helper that reads the length of this program's own frame.
-    let length = || unsafe { bpf_xdp_get_buff_len(ctx.ctx) } as u32;
     let (mut start, mut end, mut is_copy) = (ctx.data(), ctx.data_end(), false);
     // Some drivers leave the whole frame in the other buffers (mlx5, when its frames are large).
     if start + LEAST_BYTES as usize > end
@@ -121,6 +119,12 @@ fn f2b(ctx: XdpContext) -> u32 {
     {
         (start, end, is_copy) = (headers, headers + length, true);
     }
+    // Of nearly every frame it is known what the kernel would say.
+    let length = |packet: &Packet<'_>| match packet.is_in_sight() {
+        true => (end - start) as u32,
+        // SAFETY: a helper that reads the length of this program's own frame.
+        false => unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 },
+    };
     xdp_verdict(&ctx, start, end, is_copy, length)
 }
 
@@ -141,7 +145,7 @@ fn gather(ctx: &XdpContext) -> Option<(usize, usize)> {
 #[xdp]
 fn f2b_linear(ctx: XdpContext) -> u32 {
     let (start, end) = (ctx.data(), ctx.data_end());
-    xdp_verdict(&ctx, start, end, false, || (end - start) as u32)
+    xdp_verdict(&ctx, start, end, false, |_| (end - start) as u32)
 }
 
 #[classifier]
@@ -157,12 +161,18 @@ fn f2b_tc(ctx: TcContext) -> i32 {
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: the kernel gives the program a frame that is readable from `data` to `data_end`.
     let frame = unsafe { packet::read(ctx.data(), ctx.data_end(), false) };
-    let verdict = judge(frame, ifindex, || length);
+    let verdict = judge(frame, ifindex, |_| length);
     if verdict == Verdict::Dropped { TC_SHOT } else { TC_NEXT }
 }
 
 #[inline(always)]
-fn xdp_verdict(ctx: &XdpContext, start: usize, end: usize, is_copy: bool, length: impl Fn() -> u32) -> u32 {
+fn xdp_verdict(
+    ctx: &XdpContext,
+    start: usize,
+    end: usize,
+    is_copy: bool,
+    length: impl Fn(&Packet<'_>) -> u32,
+) -> u32 {
     let ifindex = ctx.ingress_ifindex() as u32;
     // SAFETY: the kernel gives the program a frame that is readable from `data` to `data_end`; a copy is as long as is said.
     let frame = unsafe { packet::read(start, end, is_copy) };
@@ -172,7 +182,7 @@ fn xdp_verdict(ctx: &XdpContext, start: usize, end: usize, is_copy: bool, length
 
 /// Decides about a frame and counts it: the one exit.
 #[inline(always)]
-fn judge(frame: Frame<'_>, ifindex: u32, length: impl Fn() -> u32) -> Verdict {
+fn judge(frame: Frame<'_>, ifindex: u32, length: impl Fn(&Packet<'_>) -> u32) -> Verdict {
     let verdict = match frame {
         Frame::Ip(packet) => judge_packet(&packet, ifindex, length),
         Frame::NotIp => Verdict::NotIp,
@@ -183,7 +193,7 @@ fn judge(frame: Frame<'_>, ifindex: u32, length: impl Fn() -> u32) -> Verdict {
 }
 
 #[inline(always)]
-fn judge_packet(packet: &Packet<'_>, ifindex: u32, length: impl Fn() -> u32) -> Verdict {
+fn judge_packet(packet: &Packet<'_>, ifindex: u32, length: impl Fn(&Packet<'_>) -> u32) -> Verdict {
     // The one entry is always there; the verifier wants to be sure.
     let Some(settings) = SETTINGS.get(0) else {
         return Verdict::Passed;
@@ -260,7 +270,8 @@ fn look_in_line(packet: &Packet<'_>, settings: &Settings) -> Known {
     Known::Banned { ban, scope, now_ns }
 }
 
-/// The rest of the way by the line alone, apart from [`judge_banned`], so that the verifier has no IPv6 header to walk here; `None` if another ban may cover the packet, or cover it before this one.
+/// The rest of the way by the line alone, apart from [`judge_banned`], so that the verifier has no IPv6 header to walk here;
+/// `None` if another ban may cover the packet, or cover it before this one. Lines have no bans of what is allowed.
 #[inline(always)]
 fn judge_by_line(
     packet: &Packet<'_>,
@@ -269,7 +280,7 @@ fn judge_by_line(
     scope: u32,
     now_ns: u64,
     ifindex: u32,
-    length: impl Fn() -> u32,
+    length: impl Fn(&Packet<'_>) -> u32,
 ) -> Option<Verdict> {
     if scope != ALL_PORTS && settings.prefixes != 0 {
         return None;
@@ -278,14 +289,11 @@ fn judge_by_line(
     if hit == 0 {
         return None;
     }
-    if settings.allowed != 0 && is_allowed(packet.source) {
-        return Some(Verdict::Allowed);
-    }
     // SAFETY: a place in a map's value, valid while the program runs and aligned to eight bytes.
     let packets = unsafe { &raw mut (*ban).packets };
     // SAFETY: as above.
     unsafe { increment(packets, 1) };
-    let arrival = Arrival { ifindex, bytes: length() };
+    let arrival = Arrival { ifindex, bytes: length(packet) };
     tell(packet, settings, arrival, scope, protocol, port, now_ns);
     Some(Verdict::Dropped)
 }
@@ -314,7 +322,7 @@ fn judge_banned(
     settings: &Settings,
     host: Option<*mut BanEntry>,
     ifindex: u32,
-    length: impl Fn() -> u32,
+    length: impl Fn(&Packet<'_>) -> u32,
 ) -> Verdict {
     let now_ns = clock_ns();
     let host_ban = known(host);
@@ -346,7 +354,7 @@ fn judge_banned(
     if !ban.is_null() {
         note_drop(ban, now_ns);
     }
-    let arrival = Arrival { ifindex, bytes: length() };
+    let arrival = Arrival { ifindex, bytes: length(packet) };
     tell(packet, settings, arrival, hit.trailing_zeros(), protocol, port, now_ns);
     Verdict::Dropped
 }

@@ -123,6 +123,15 @@ impl Model {
         Verdict::Dropped(culprit, hit.trailing_zeros())
     }
 
+    /// How long the program takes this frame for, of which it sees the first bytes in one piece.
+    pub(crate) fn length(frame: &[u8], visible: usize) -> usize {
+        let visible = visible.min(frame.len());
+        let (at, kind) = network_layer(frame).unwrap_or_default();
+        let packet_length = u16_at(frame, at + 2).filter(|_| kind == 0x0800).map(usize::from);
+        // Whatever is behind an IPv4 packet that ends there does not count.
+        if packet_length.is_some_and(|length| at + length <= visible) { visible } else { frame.len() }
+    }
+
     /// All that the verdict on this frame depends on, to be read by a person.
     pub(crate) fn about(&self, visible: &[u8]) -> String {
         let frame = read_frame(visible);
@@ -189,24 +198,25 @@ pub(crate) enum Target {
 
 /// Reads an Ethernet frame with up to two VLAN tags.
 pub(crate) fn read_frame(frame: &[u8]) -> Frame {
-    let Some(mut kind) = u16_at(frame, 12) else {
-        return Frame::Malformed;
-    };
-    let mut rest = &frame[14..];
-    let mut tags = 0;
-    while tags < 2 && [0x8100, 0x88a8, 0x9100].contains(&kind) {
-        let Some(inner) = u16_at(rest, 2) else {
-            return Frame::Malformed;
-        };
-        kind = inner;
-        rest = &rest[4..];
-        tags += 1;
+    match network_layer(frame) {
+        None => Frame::Malformed,
+        Some((at, 0x0800)) => read_ipv4(&frame[at..]),
+        Some((at, 0x86dd)) => read_ipv6(&frame[at..]),
+        Some(_) => Frame::NotIp,
     }
-    match kind {
-        0x0800 => read_ipv4(rest),
-        0x86dd => read_ipv6(rest),
-        _ => Frame::NotIp,
+}
+
+/// Where the packet begins in an Ethernet frame with up to two VLAN tags, and what it is.
+fn network_layer(frame: &[u8]) -> Option<(usize, u16)> {
+    let (mut at, mut kind) = (14, u16_at(frame, 12)?);
+    for _ in 0..2 {
+        if ![0x8100, 0x88a8, 0x9100].contains(&kind) {
+            break;
+        }
+        kind = u16_at(frame, at + 2)?;
+        at += 4;
     }
+    Some((at, kind))
 }
 
 fn read_ipv4(packet: &[u8]) -> Frame {

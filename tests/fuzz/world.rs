@@ -148,6 +148,10 @@ impl Maps {
         for prefix in &model.allowed {
             self.allowed.insert(&lpm_key(*prefix), AllowEntry::default(), 0).expect("there is room");
         }
+        for key in self.lines.allow(model.allowed.iter().map(|prefix| (key(prefix.address), prefix.length))) {
+            // Nothing is left of those that are banned no more.
+            self.lines.set(key, &self.bans.get(&key, 0).expect("it is banned"), true);
+        }
         for (port, scopes) in &model.ports {
             self.ports.set(u32::from(*port), scopes, 0).expect("a port");
         }

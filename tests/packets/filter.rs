@@ -188,6 +188,16 @@ impl Filter {
     pub fn allow(&mut self, prefix: &str) {
         self.allowed.insert(&prefix_key(prefix), AllowEntry::default(), 0).expect("there is room");
         self.change_settings(|settings| settings.allowed += 1);
+        self.allow_in_lines();
+    }
+
+    /// Has the lines know what is on the allow list.
+    fn allow_in_lines(&mut self) {
+        let keys = self.allowed.keys().map(|key| key.expect("the list can be read"));
+        let mut lines = locked(&self.lines);
+        for key in lines.allow(keys.map(|key| (key.data(), key.prefix_len()))) {
+            lines.set(key, &self.bans.get(&key, 0).expect("it is banned"), true);
+        }
     }
 
     /// Gives scope number `scope` a port.

@@ -92,7 +92,13 @@ impl Frame {
         let ip = self.ip_header();
         let place = if self.0[ip] >> 4 == 4 { ip + 9 } else { ip + 6 };
         self.0[place] = protocol;
-        self.append(payload)
+        let mut frame = self.append(payload);
+        // IPv4's length includes its header.
+        let is_v4 = frame.0[ip] >> 4 == 4;
+        let (place, begin) = if is_v4 { (ip + 2, ip) } else { (ip + 4, ip + 40) };
+        let length = u16::try_from(frame.0.len() - begin).expect("no jumbograms");
+        frame.0[place..place + 2].copy_from_slice(&length.to_be_bytes());
+        frame
     }
 
     /// IPv6 extension headers of eight bytes each, and then a payload of `protocol`.

@@ -1,7 +1,7 @@
 //! The shortcut of the programs: IPv4 bans in cache lines, made from the map of bans and kept beside it.
 //!
-//! A line says what most bans are: one address, one scope, one end. Of a ban that is more, it says to ask the map of bans;
-//! and also of all that it does not have, if there is an address that did not fit ("spills"). The memory is the kernel's
+//! A line says what most bans are: one address, one scope, one end. Of a ban that is more, or of an address that is allowed,
+//! it says to ask the map of bans; and also of all that it does not have, if there is an address that did not fit ("spills"). The memory is the kernel's
 //! map itself: to ban is to store a word.
 //!
 //! # While packets come
@@ -10,7 +10,8 @@
 //! and write nothing else.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    mem,
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     slice,
@@ -19,7 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::{EbpfLoader, maps::Map};
-use f2b_ebpf::{BanEntry, BanKey, LINE_BANS, LINES, LINES_MASK, Line, LineTerms, halves, line_of};
+use f2b_ebpf::{BanEntry, BanKey, KEY_BITS, LINE_BANS, LINES, LINES_MASK, Line, LineTerms, halves, line_of};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// Bans in a line if there are as many as fit: few lines spill then.
@@ -38,6 +39,7 @@ pub struct Lines {
     mask: u32,
     /// The addresses that are banned, but not in their line; with the line in front.
     spilled: BTreeSet<(u32, u32)>,
+    allowed: Allowed,
     /// Where [`take_counted`](Self::take_counted) goes on.
     next: u32,
 }
@@ -73,7 +75,18 @@ impl Lines {
     }
 
     fn in_memory(memory: MmapRaw, mask: u32) -> Self {
-        Self { memory, mask, spilled: BTreeSet::new(), next: 0 }
+        Self { memory, mask, spilled: BTreeSet::new(), allowed: Allowed::default(), next: 0 }
+    }
+
+    /// Makes `prefixes`, each a key and how many bits of it count, the allow list. Gives the banned addresses that are now
+    /// allowed or no more, of which the lines are to be [`set`](Self::set) anew.
+    pub fn allow(&mut self, prefixes: impl IntoIterator<Item = (BanKey, u32)>) -> Vec<BanKey> {
+        let before = mem::replace(&mut self.allowed, Allowed::new(prefixes));
+        if before == self.allowed {
+            return Vec::new();
+        }
+        let banned = (0..=self.mask).flat_map(|line| self.places(line)).filter_map(|place| place.key());
+        banned.filter(|key| before.has(*key) != self.allowed.has(*key)).collect()
     }
 
     /// Makes `entry`, which the map of bans has already, the ban of `key`. If the ban before `goes_on`, its packets do, too.
@@ -89,7 +102,8 @@ impl Lines {
                 if !goes_on {
                     place.packets.store(0, Ordering::Relaxed);
                 }
-                place.set(addr, terms(entry));
+                let terms = if self.allowed.has(key) { LineTerms::default() } else { terms(entry) };
+                place.set(addr, terms);
             }
             None => {
                 self.spilled.insert((line, addr));
@@ -136,7 +150,7 @@ impl Lines {
             let counted = |place: &Place<'_>| place.packets() > 0 && u64::from(place.terms().ends) > now;
             for place in self.places(self.next).filter(counted) {
                 let packets = place.packets.swap(0, Ordering::Relaxed);
-                taken.push((BanKey::from_v4(place.addr().to_ne_bytes()), packets));
+                taken.extend(place.key().map(|key| (key, packets)));
             }
             self.next = (self.next + 1) & self.mask;
             if taken.len() >= most {
@@ -150,7 +164,7 @@ impl Lines {
     pub fn counted(&self) -> impl Iterator<Item = (BanKey, u64)> {
         (0..=self.mask).flat_map(|line| self.places(line)).filter_map(|place| {
             let packets = place.packets();
-            (packets > 0).then(|| (BanKey::from_v4(place.addr().to_ne_bytes()), packets))
+            place.key().filter(|_| packets > 0).map(|key| (key, packets))
         })
     }
 
@@ -185,6 +199,11 @@ impl Lines {
 }
 
 impl Place<'_> {
+    /// Whose ban it is, if it is not free.
+    fn key(&self) -> Option<BanKey> {
+        Some(self.addr()).filter(|addr| *addr != FREE).map(|addr| BanKey::from_v4(addr.to_ne_bytes()))
+    }
+
     fn addr(&self) -> u32 {
         halves(self.ban.load(Ordering::Relaxed)).0
     }
@@ -207,6 +226,29 @@ impl Place<'_> {
         let word = if cfg!(target_endian = "little") { terms << 32 | addr } else { addr << 32 | terms };
         self.ban.store(word, Ordering::Release);
     }
+}
+
+/// The allow list, by the lengths of its prefixes: there are few.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Allowed(BTreeMap<u32, HashSet<u128>>);
+
+impl Allowed {
+    fn new(prefixes: impl IntoIterator<Item = (BanKey, u32)>) -> Self {
+        let mut allowed = Self::default();
+        for (key, length) in prefixes {
+            allowed.0.entry(length).or_default().insert(first_bits(key, length));
+        }
+        allowed
+    }
+
+    fn has(&self, key: BanKey) -> bool {
+        self.0.iter().any(|(length, prefixes)| prefixes.contains(&first_bits(key, *length)))
+    }
+}
+
+fn first_bits(key: BanKey, length: u32) -> u128 {
+    let rest = u128::MAX.checked_shr(length.min(KEY_BITS)).unwrap_or_default();
+    u128::from_be_bytes(key.addr) & !rest
 }
 
 /// An IPv4 address's four bytes as they are in memory; `None` for IPv6.
@@ -288,6 +330,32 @@ mod tests {
         }
         lines.remove(one);
         assert_eq!((found(&lines, one), lines.packets(one)), (None, 0));
+    }
+
+    #[test]
+    fn of_what_is_allowed_the_map_of_bans_is_asked() {
+        let mut lines = lines(7);
+        let keys = [0x0a00_0001, 0x0a00_0002, 0xc633_6407].map(key);
+        let bans = entry(&[(HOUR, 1)]);
+        keys.iter().for_each(|key| lines.set(*key, &bans, false));
+        let asked = |lines: &Lines| keys.map(|key| found(lines, key) == Some(Err(())));
+        // 10.0.0.0/31, the address itself, 10.0.0.0/24, everything, nothing.
+        for (prefixes, changed, expected) in [
+            (&[(keys[0], 127)][..], &keys[..1], [true, false, false]),
+            (&[(keys[0], 128)], &[], [true, false, false]),
+            (&[(keys[0], 120), (keys[0], 128)], &keys[1..2], [true, true, false]),
+            (&[(BanKey::from_v6([0; 16]), 0)], &keys[2..], [true; 3]),
+            (&[], &keys, [false; 3]),
+        ] {
+            let mut again = lines.allow(prefixes.iter().copied());
+            again.sort();
+            again.iter().for_each(|key| lines.set(*key, &bans, true));
+            assert_eq!((again.as_slice(), asked(&lines)), (changed, expected), "{prefixes:?}");
+        }
+        lines.allow([(keys[2], 128)]);
+        lines.remove(keys[2]);
+        lines.set(keys[2], &bans, false);
+        assert_eq!(asked(&lines), [false, false, true], "a new ban");
     }
 
     #[test]

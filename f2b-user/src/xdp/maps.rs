@@ -270,6 +270,9 @@ impl Maps {
     /// Counts what is in the maps, which an agent before us, or somebody by hand, may have changed, and makes the lines of
     /// it.
     pub(super) fn recount(&mut self) -> Result<()> {
+        let allowed = self.allowed.keys().collect::<Result<Vec<_>, _>>().context("reading the allow list")?;
+        // There is nothing in them yet.
+        self.lines.allow(allowed.iter().map(|key| (key.data(), key.prefix_len())));
         let mut addresses = 0;
         let lines = &mut self.lines;
         let take = |keys: &[BanKey], entries: &[BanEntry]| {
@@ -284,8 +287,7 @@ impl Maps {
             self.banned_prefixes.insert(net(&key.context("reading the map of prefixes")?).into());
         }
         self.count_prefixes()?;
-        let allowed = self.allowed.keys().count() as u32;
-        self.change_settings(|settings| settings.allowed = allowed)
+        self.change_settings(|settings| settings.allowed = allowed.len() as u32)
     }
 
     /// The number of `scope` in masks, given to it now if it has none. `in_use` are the numbers that bans have.
@@ -343,6 +345,13 @@ impl Maps {
             inserted.with_context(|| format!("allowing {subject}"))?;
         }
         self.change_settings(|settings| settings.allowed = wanted.len() as u32)?;
+        // From here on the programs look at the list for those that were banned before; it must have them by now.
+        let keys = wanted.iter().map(|subject| key(subject.net()));
+        for key in self.lines.allow(keys.map(|key| (key.data(), key.prefix_len()))) {
+            if let Some(entry) = found(self.bans.get(&key, 0)).context("reading the map of bans")? {
+                self.lines.set(key, &entry, true);
+            }
+        }
         for subject in there.difference(&wanted) {
             found(self.allowed.remove(&key(subject.net())))
                 .with_context(|| format!("allowing {subject} no more"))?;
