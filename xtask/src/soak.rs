@@ -18,11 +18,11 @@ const KILLS_VARIABLE: &str = "F2B_SOAK_KILLS";
 xflags::xflags! {
     /// The long form of tests that CI runs in a short one: random frames that the programs and a model must agree on;
     /// agents killed and started under a flood, and under an attack; a journal that is rotated while agents are killed,
-    /// with every failure counted once; spoiled log lines through every filter of the real fail2ban and through ours;
-    /// days of logs through the real fail2ban and through our agent. And f2b on the kernel of Ubuntu 22.04, the oldest that
-    /// it supports, emulated.
+    /// with every failure counted once; journals of all kinds, damaged ones too, beside journalctl; spoiled log lines
+    /// through every filter of the real fail2ban and through ours; days of logs through the real fail2ban and through our
+    /// agent. And f2b on the kernel of Ubuntu 22.04, the oldest that it supports, emulated.
     cmd soak {
-        /// Just this step, by the name in its heading: frames, kills, journal, lines, peer, attacked, ubuntu.
+        /// Just this step, by the name in its heading: frames, kills, journal, stored, lines, peer, attacked, ubuntu.
         optional --only step: String
         /// How many frames (default: 10 million, a few minutes).
         optional --frames frames: u64
@@ -34,7 +34,7 @@ xflags::xflags! {
         optional --lines lines: u64
         /// How often an agent is killed under an attack (default: 200, a second each).
         optional --kills kills: u32
-        /// How often every sample line is spoiled (default: 30, about half a minute each).
+        /// How often every sample line is spoiled, and journals are written (default: 30, about half a minute each).
         optional --seeds seeds: u32
         /// Should this machine lack anything, only say what, and fail.
         optional --no-install
@@ -53,9 +53,12 @@ impl Soak {
         let mut journal = cargo::test_as_root("journal")?;
         journal.args(["--release", "--", "every_failure_counts_once"]);
         journal.env(ENTRIES_VARIABLE, self.entries.unwrap_or(1_000_000).to_string());
+        let mut stored = cargo::test_as_root("stored")?;
+        stored.args(["--release", "--", "--nocapture"]);
         let mut lines = cargo(["test", "--package", "f2b-user", "--test", "filters", "--release"]);
         lines.args(["--", "--nocapture"]);
         let seeds = self.seeds.unwrap_or(30);
+        stored.env(SEEDS_VARIABLE, seeds.to_string());
         lines.env(SEEDS_VARIABLE, seeds.to_string()).env(EXPRESSIONS_VARIABLE, (seeds * 1000).to_string());
         let mut peer = cargo(["test", "--package", "f2b-user", "--test", "peer", "--release"]);
         peer.args(["--", "--nocapture"]).env(LINES_VARIABLE, self.lines.unwrap_or(200_000).to_string());
@@ -68,6 +71,7 @@ impl Soak {
             Step::new("frames", frames),
             Step::new("kills", kills),
             Step::new("journal", journal),
+            Step::new("stored", stored),
             Step::new("lines", lines),
             Step::new("peer", peer),
             Step::new("attacked", attacked),

@@ -15,7 +15,7 @@ mod listing;
 mod location;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsString,
     fmt, mem,
     path::{Path, PathBuf},
@@ -145,17 +145,14 @@ impl Journal {
 
     /// The values that a field has in entries of the journal.
     pub fn values(&self, field: &str) -> Vec<String> {
-        let mut values = Vec::new();
+        let mut values = BTreeSet::new();
         for file in &self.files {
             // Of a damaged file those that can be read, or as many as can be had.
             drop(file.values(field.as_bytes(), &mut |_, value| {
-                let value = String::from_utf8_lossy(value);
-                if !values.iter().any(|known| *known == value) {
-                    values.push(value.into_owned());
-                }
+                values.insert(String::from_utf8_lossy(value).into_owned());
             }));
         }
-        values
+        values.into_iter().collect()
     }
 
     /// Whether the entry at `location` is still there.
