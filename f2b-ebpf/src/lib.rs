@@ -231,15 +231,11 @@ pub const fn halves(word: u64) -> (u32, u32) {
     if cfg!(target_endian = "little") { (lower, upper) } else { (upper, lower) }
 }
 
-/// Which of `mask` + 1 lines has an IPv4 address: mixed, so that neighbours are not together (the finalizer of
-/// MurmurHash3).
+/// Which of `mask` + 1 lines has an IPv4 address: multiplied by 2^64 over the golden ratio, which spreads neighbours evenly
+/// (Fibonacci hashing).
 #[inline(always)]
 pub const fn line_of(addr: u32, mask: u32) -> u32 {
-    let mut mixed = addr ^ addr >> 16;
-    mixed = mixed.wrapping_mul(0x85eb_ca6b);
-    mixed ^= mixed >> 13;
-    mixed = mixed.wrapping_mul(0xc2b2_ae35);
-    (mixed ^ mixed >> 16) & mask
+    ((addr as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & mask
 }
 
 /// Which scopes have a destination port, by protocol: masks as in [`Slot::scopes`], without bit 0.

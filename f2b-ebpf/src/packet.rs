@@ -9,10 +9,11 @@ const VLAN_DEPTH: usize = 2;
 /// How many IPv6 extension headers are looked through on the way to a port.
 const EXTENSION_DEPTH: usize = 8;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Ethertypes as they are in memory.
+const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// 802.1Q, 802.1ad, and the outer tag that switches used before 802.1ad.
-const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+const ETHERTYPES_VLAN: [u16; 3] = [0x8100_u16.to_be(), 0x88a8_u16.to_be(), 0x9100_u16.to_be()];
 
 /// The protocols whose ports a ban can name.
 pub const TCP: u8 = 6;
@@ -182,7 +183,7 @@ pub unsafe fn read<'frame>(start: usize, end: usize, is_copy: bool) -> Frame<'fr
     let Some(ethernet) = (unsafe { cursor.next::<Ethernet>() }) else {
         return Frame::Malformed;
     };
-    let mut ethertype = u16::from_be_bytes(ethernet.ethertype);
+    let mut ethertype = load_u16(&ethernet.ethertype);
     for _ in 0..VLAN_DEPTH {
         if !ETHERTYPES_VLAN.contains(&ethertype) {
             break;
@@ -191,7 +192,7 @@ pub unsafe fn read<'frame>(start: usize, end: usize, is_copy: bool) -> Frame<'fr
         let Some(tag) = (unsafe { cursor.next::<VlanTag>() }) else {
             return Frame::Malformed;
         };
-        ethertype = u16::from_be_bytes(tag.ethertype);
+        ethertype = load_u16(&tag.ethertype);
     }
     match ethertype {
         // SAFETY: as above.
@@ -255,6 +256,7 @@ macro_rules! load {
     };
 }
 
+load!(load_u16, u16, "u16");
 load!(load_u32, u32, "u32");
 load!(load_u64, u64, "u64");
 
@@ -390,7 +392,7 @@ mod tests {
             frame.extend(tag.to_be_bytes());
             frame.extend([0, 7]);
         }
-        frame.extend(ETHERTYPE_IPV4.to_be_bytes());
+        frame.extend(ETHERTYPE_IPV4.to_ne_bytes());
         frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, UDP, 0, 0, 192, 0, 2, 7, 198, 51, 100, 1]);
         frame.extend([0x12, 0x34, 0, 53, 0, 8, 0, 0]);
         frame
@@ -399,7 +401,7 @@ mod tests {
     /// An IPv6 packet that begins with header `next`.
     fn ipv6_frame(next: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 12];
-        frame.extend(ETHERTYPE_IPV6.to_be_bytes());
+        frame.extend(ETHERTYPE_IPV6.to_ne_bytes());
         frame.extend([0x60, 0, 0, 0, 0, 0, next, 64]);
         frame.extend([0xfd; 32]);
         frame.extend(payload);
