@@ -202,7 +202,7 @@ fn what_was_rotated_twice_while_nobody_read_counts_once_and_in_order() {
 fn a_pattern_that_finds_rotated_files_too_counts_nothing_twice() {
     let lab = Lab::network_only();
     let mut log = Log::new(&lab);
-    let config = format!("[sshd]\nmaxretry = 9\nbackend = auto\nlogpath = {}*\n", log.path.display());
+    let config = format!("[sshd]\nmaxretry = 99\nbackend = auto\nlogpath = {}*\n", log.path.display());
     log.fail(attacker_v4(7), 1);
     let mut agent = Agent::start(&lab, &config);
     let counted = |agent: &Agent<'_>, failures: u64| {
@@ -218,9 +218,19 @@ fn a_pattern_that_finds_rotated_files_too_counts_nothing_twice() {
         if number == 1 {
             fs::rename(log.rotated(), second).expect("the lab's directory is writable");
         }
+        // The service writes to the old file until it is told.
+        let mut old = log.open();
         fs::rename(&log.path, log.rotated()).expect("the lab's directory is writable");
+        if number == 1 {
+            // The old file is found by its new name before there is another one in its place.
+            sleep(Duration::from_millis(300));
+        }
         log.fail(attacker_v4(7), 1);
-        counted(&agent, log.failures);
+        for _ in 0..2 {
+            write(&mut old, &line(attacker_v4(7)));
+            log.failures += 1;
+            counted(&agent, log.failures);
+        }
     }
     agent.process.signal(Signal::SIGKILL);
     agent.process.wait(PATIENCE);

@@ -113,7 +113,7 @@ impl Reader {
         let run = move |stop| {
             let (notices, folders) = (Notices::new(), Vec::new());
             let worker = Worker {
-                watches,
+                watches: watches.into(),
                 positions,
                 since,
                 replay,
@@ -135,7 +135,7 @@ impl Reader {
 struct Stopped;
 
 struct Worker {
-    watches: Vec<Watch>,
+    watches: Arc<[Watch]>,
     positions: BTreeMap<String, String>,
     since: SystemTime,
     replay: bool,
@@ -187,6 +187,12 @@ impl Log {
 
     fn opens(&self) -> impl Iterator<Item = &Open> {
         [&self.open].into_iter().chain(&self.behind).chain(self.old.iter().map(|(old, _)| old))
+    }
+
+    /// Gives away the file before, if it is this one.
+    fn give_old(&mut self, file: Id) -> Option<Open> {
+        let (old, _) = self.old.take_if(|(old, _)| old.position.file() == file)?;
+        Some(old)
     }
 
     fn follows(&self, file: Id) -> bool {
@@ -259,12 +265,23 @@ impl Log {
             return false;
         }
         // If it cannot be opened, it is looked again.
-        let Ok(mut opens) = self.open.next(path, is_followed) else { return false };
+        let Ok(opens) = self.open.next(path, is_followed) else { return false };
+        self.rotate(path, opens)
+    }
+
+    /// Goes on with these files, if there are any; whether it does.
+    fn rotate(&mut self, path: &Path, mut opens: VecDeque<Open>) -> bool {
         let Some(next) = opens.pop_front() else { return false };
         info!("{} was rotated", path.display());
+        (self.looked, self.gone) = (Instant::now(), None);
         self.old = Some((std::mem::replace(&mut self.open, next), self.looked));
         self.behind = opens;
         true
+    }
+
+    /// Whether the path leads to another file now, and nothing is left to read before that.
+    fn leads_elsewhere(&self, path: &Path) -> bool {
+        self.behind.is_empty() && fs::metadata(path).is_ok_and(|data| !self.open.position.is_of(&data))
     }
 }
 
@@ -320,7 +337,8 @@ impl Worker {
     /// begins, those that come later from their begin.
     fn search(&mut self, at_start: bool) -> Result<(), Stopped> {
         self.logs.retain(|_, log| log.gone.is_none_or(|since| since.elapsed() < FORGET_AFTER));
-        for (number, watch) in self.watches.iter().enumerate() {
+        let watches = Arc::clone(&self.watches);
+        for (number, watch) in watches.iter().enumerate() {
             let mut found = 0;
             for pattern in &watch.paths {
                 for path in pattern.files().into_iter().filter(|path| !path.is_dir()) {
@@ -332,7 +350,9 @@ impl Worker {
                         continue;
                     }
                     let stored = self.positions.remove(&source(&path)).and_then(|text| text.parse().ok());
+                    let taken = if at_start { None } else { self.take_rotated(&path, &[number])? };
                     let opens = match stored {
+                        _ if taken.is_some() => Ok(taken.into_iter().collect()),
                         Some(position) => {
                             let since = (self.replay && at_start).then_some(self.since);
                             let named: Vec<_> = watch.paths.iter().flat_map(LogPath::files).collect();
@@ -414,7 +434,11 @@ impl Worker {
 
     fn look(&mut self, path: &Path) -> Result<bool, Stopped> {
         let Some(mut log) = self.logs.remove(path) else { return Ok(false) };
-        let has_moved = log.look(path, |file| self.logs.values().any(|other| other.follows(file)));
+        let taken = if log.leads_elsewhere(path) { self.take_rotated(path, &log.takers)? } else { None };
+        let has_moved = match taken {
+            Some(next) => log.rotate(path, [next].into()),
+            None => log.look(path, |file| self.logs.values().any(|other| other.follows(file))),
+        };
         let is_begun = log.open.position.offset > 0;
         self.logs.insert(path.to_owned(), log);
         if has_moved && is_begun {
@@ -427,6 +451,35 @@ impl Worker {
     fn is_followed(&self, path: &Path) -> bool {
         let file = fs::metadata(path).map(|data| (data.dev(), data.ino()));
         file.is_ok_and(|file| self.logs.values().any(|log| log.follows(file)))
+    }
+
+    /// Takes over the file that `path` leads to now from the path that led to it before, if both are read for the same
+    /// `takers`: it is read on once, from where it was read to.
+    fn take_rotated(&mut self, path: &Path, takers: &[usize]) -> Result<Option<Open>, Stopped> {
+        let Ok(file) = fs::metadata(path).map(|data| (data.dev(), data.ino())) else { return Ok(None) };
+        let follows = |(_, log): &(&PathBuf, &Log)| log.follows(file);
+        let Some(before) = self.logs.iter().find(follows).map(|(path, _)| path.clone()) else {
+            return Ok(None);
+        };
+        // It may not be known yet that another file took its place.
+        self.look(&before)?;
+        let wants = |taker: &usize| {
+            let mut patterns = self.watches[*taker].paths.iter();
+            takers.contains(taker)
+                || patterns.any(|pattern| pattern.files().iter().any(|found| found == path))
+        };
+        let Some(log) = self.logs.get_mut(&before) else { return Ok(None) };
+        let is_for_the_same =
+            takers.iter().all(|taker| log.takers.contains(taker)) && log.takers.iter().all(wants);
+        if !is_for_the_same {
+            return Ok(None);
+        }
+        let is_nameless = log.gone.is_some() && log.behind.is_empty() && log.old.is_none();
+        if is_nameless && log.open.position.file() == file {
+            // Nothing is in its place yet.
+            return Ok(self.logs.remove(&before).map(|log| log.open));
+        }
+        Ok(log.give_old(file))
     }
 
     /// Hands lines over, or without any the position alone: nobody is to read anew what is before it.

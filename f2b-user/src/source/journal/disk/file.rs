@@ -27,9 +27,14 @@ const DATA_HEAD_BYTES: usize = size_of::<Data>() + 8;
 const KNOWN: usize = 4096;
 /// How many values of fields are looked at, at most.
 const VALUES: usize = 100_000;
+/// How much of the table of fields is looked at, at most: systemd's has a hundredth of it.
+const TABLE_BYTES: usize = 512 * 1024;
+/// What a compressed field takes at most, of those that are read.
+const COMPRESSED_BYTES_MAX: usize = 16 << 20;
 /// Longest name of a field (`journald` takes no longer ones), with what stands before it.
 const FIELD_NAME_BYTES: usize = size_of::<Field>() + 64;
 
+/// A journal file, and how far it has been read.
 pub(super) struct File {
     bytes: Bytes,
     pub(super) listed: Listed,
@@ -352,7 +357,7 @@ impl File {
     fn first_value(&self, name: &[u8]) -> Result<u64> {
         let (mut table, mut buffer) = (Vec::new(), Vec::new());
         let header = &self.header;
-        let size = usize::try_from(header.field_hash_table_size.get()).unwrap_or(usize::MAX).min(VALUES);
+        let size = usize::try_from(header.field_hash_table_size.get()).unwrap_or(usize::MAX).min(TABLE_BYTES);
         self.bytes.read(header.field_hash_table_offset.get(), size, &mut table)?;
         let mut looked_at = 0;
         for item in table.chunks_exact(size_of::<HashItem>()) {
@@ -397,9 +402,6 @@ fn read_object(bytes: &Bytes, at: u64, most: usize, buffer: &mut Vec<u8>) -> Res
     }
     Ok(())
 }
-
-/// What a compressed field takes at most, of those that we read.
-const COMPRESSED_BYTES_MAX: usize = 16 << 20;
 
 /// The beginning of the `FIELD=value` of a data object.
 fn text<'a>(object: &'a [u8], compact: bool, into: &'a mut Vec<u8>) -> Result<&'a [u8]> {
