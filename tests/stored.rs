@@ -92,7 +92,7 @@ impl Folder {
     /// What we read, from `start` on.
     fn ours(&self, start: Start, wanted: Option<&JournalMatch>) -> Vec<Entry> {
         let mut journal = self.journal();
-        journal.read_from(start, wanted, &NAMES);
+        journal.read_from(start, wanted, &NAMES, LONGEST);
         let (entries, damage) = read(&mut journal);
         assert!(damage.is_empty(), "{damage:?}");
         entries
@@ -376,7 +376,7 @@ fn of_damaged_files_as_much_is_read_as_journalctl_reads() {
                 let theirs = right(&folder.journalctl(&["--all"]));
                 let mut journal = folder.journal();
                 journal.values("_SYSTEMD_UNIT");
-                journal.read_from(Start::Time(0), None, &NAMES);
+                journal.read_from(Start::Time(0), None, &NAMES, LONGEST);
                 let (entries, damage) = read(&mut journal);
                 let ours = right(&entries);
                 let of = format!(
@@ -390,7 +390,12 @@ fn of_damaged_files_as_much_is_read_as_journalctl_reads() {
                     "nothing is lost silently: {of}"
                 );
                 // By the lists, it comes to an end, too.
-                journal.read_from(Start::Time(BEGIN), &Some(wanted("_SYSTEMD_UNIT=ssh.service")), &NAMES);
+                journal.read_from(
+                    Start::Time(BEGIN),
+                    &Some(wanted("_SYSTEMD_UNIT=ssh.service")),
+                    &NAMES,
+                    LONGEST,
+                );
                 let (entries, _) = read(&mut journal);
                 assert!(entries.len() <= whole.len(), "{of}");
             }

@@ -143,7 +143,7 @@ pub fn journal(data: &[u8]) {
     journal.values("_SYSTEMD_UNIT");
     let wanted = JournalMatch::parse("_SYSTEMD_UNIT=ssh.service _COMM=sshd + _PID=7").expect("it is one");
     for wanted in [None, Some(&wanted)] {
-        journal.read_from(Start::Time(1), wanted, &["MESSAGE", "_HOSTNAME"]);
+        journal.read_from(Start::Time(1), wanted, &["MESSAGE", "_HOSTNAME"], 1024);
         // An entry takes eight bytes of its list at least.
         for _ in 0..data.len() {
             match journal.next_entry() {

@@ -5,10 +5,13 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     disk::{Journal, Start},
     entry::{Decode, Entry},
-    files::Files,
+    files::{Files, Place},
     matching::{JournalMatch, Takers, UNIT},
-    open::{open, resolve},
+    open::resolve,
 };
+
+/// How much of a field is read, with its name: what libsystemd makes room for (`ZSTD_DStreamOutSize`).
+const FIELD_BYTES: usize = 128 * 1024;
 
 /// When an entry was logged.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +42,17 @@ impl Entries {
         names: UnitNames,
         decode: impl Fn(&[u8]) -> String + 'static,
     ) -> Result<Self> {
-        let mut journal = match open(files).context("opening the journal")? {
-            Some(journal) => journal,
-            None => bail!("there is no journal: {files}"),
-        };
+        let mut journal = Journal::open(files).context("opening the journal")?;
+        // As libsystemd has it: the machine's may be empty, but what is named must be there.
+        match &files.place {
+            Place::Directory(path) if !path.is_dir() => bail!("{} is no folder", path.display()),
+            Place::These(_) => {
+                if let Some((file, error)) = journal.refused().next() {
+                    bail!("{}: {error:#}", file.display());
+                }
+            }
+            Place::Directory(_) | Place::Machine | Place::Namespace(_) => {}
+        }
         let wanted = wanted.map(|wanted| {
             let held = journal.values(UNIT);
             wanted.with_units(|unit| match names {
@@ -50,7 +60,7 @@ impl Entries {
                 UnitNames::Resolved => resolve(unit, &held).names,
             })
         });
-        journal.read_from(Start::Time(0), &wanted, &Entry::FIELDS);
+        journal.read_from(Start::Time(0), &wanted, &Entry::FIELDS, FIELD_BYTES);
         let takers = wanted.map(|wanted| Takers::new(&[(String::new(), wanted)]));
         Ok(Self { journal, entry: Entry::default(), takers, decode: Box::new(decode) })
     }

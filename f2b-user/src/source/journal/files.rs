@@ -77,14 +77,7 @@ impl Files {
     /// # Errors
     /// The place or the flags are none.
     pub fn check(&self) -> Result<()> {
-        // sd_journal_open(3) tells which flag is for which function.
-        let (known, sentence) = match &self.place {
-            Place::Machine | Place::Namespace(_) => (0b110_1111, "a sum of 1, 2, 4, 8, 32 and 64"),
-            Place::Directory(_) => (0b001_1100, "a sum of 4, 8 and 16"),
-            Place::These(_) => (0, "0"),
-        };
-        let flags = self.flags;
-        ensure!(flags & !known == 0, "journalflags={flags}: here it is {sentence} (sd_journal_open(3))");
+        self.check_flags()?;
         match &self.place {
             Place::Directory(path) => {
                 ensure!(path.is_absolute(), "journalpath= is no path; write for example /var/log/journal")
@@ -96,10 +89,26 @@ impl Files {
                 );
             }
             Place::Namespace(name) => {
-                ensure!(!name.is_empty(), "namespace= is empty; write a name, or *, or remove it")
+                ensure!(!name.is_empty(), "namespace= is empty; write a name, or remove it")
             }
             Place::Machine => {}
         }
+        Ok(())
+    }
+
+    /// Whether libsystemd knows the flags for such a place.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(super) fn check_flags(&self) -> Result<()> {
+        // sd_journal_open(3) tells which flag is for which function.
+        let (known, sentence) = match &self.place {
+            Place::Machine | Place::Namespace(_) => (0b110_1111, "a sum of 1, 2, 4, 8, 32 and 64"),
+            Place::Directory(_) => (0b001_1100, "a sum of 4, 8 and 16"),
+            Place::These(_) => (0, "0"),
+        };
+        let flags = self.flags;
+        ensure!(flags & !known == 0, "journalflags={flags}: here it is {sentence} (sd_journal_open(3))");
         Ok(())
     }
 

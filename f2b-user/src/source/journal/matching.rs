@@ -21,7 +21,7 @@ impl JournalMatch {
     /// Of alternatives, each the words of one line. A value may contain spaces.
     ///
     /// # Errors
-    /// A word that is not `FIELD=value`, or no words at all.
+    /// A word that is not `FIELD=value`, a name that no field has, or no words at all.
     pub fn new(lines: &[Vec<String>]) -> Result<Self> {
         let mut groups = vec![Vec::new()];
         for line in lines {
@@ -34,6 +34,11 @@ impl JournalMatch {
                 let Some((field, value)) = term.split_once('=') else {
                     bail!("journalmatch: \"{term}\" is not FIELD=value");
                 };
+                if !is_name(field) {
+                    bail!(
+                        "journalmatch: \"{field}\" is no field of the journal; write it in capitals, without __ in front"
+                    );
+                }
                 if let Some(group) = groups.last_mut() {
                     group.push((field.to_owned(), value.to_owned()));
                 }
@@ -64,6 +69,12 @@ impl JournalMatch {
         };
         Self { groups: self.groups.iter().map(|group| group.iter().flat_map(terms).collect()).collect() }
     }
+}
+
+/// Whether sd_journal_add_match(3) takes it, `match_is_valid` of sd-journal.c.
+fn is_name(field: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    !field.is_empty() && !field.starts_with("__") && field.chars().all(is_part)
 }
 
 impl fmt::Display for JournalMatch {
@@ -184,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_no_journalmatch_is_refused() {
-        for text in ["", "+", "sshd.service"] {
+        for text in ["", "+", "sshd.service", "=x", "foo=bar", "__CURSOR=x", "_COMM =x"] {
             assert!(JournalMatch::parse(text).is_err(), "{text:?}");
         }
     }

@@ -53,6 +53,8 @@ const RESCAN_EVERY: Duration = Duration::from_millis(250);
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
 /// Lines given to the agent in one go, so that catching up does not wake it once a line.
 const BATCH: usize = 256;
+/// How much of a field is read, with its name. Filters look at less.
+const FIELD_BYTES: usize = 16 * 1024;
 
 /// Where a reader starts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -171,7 +173,7 @@ impl Worker {
             jails.push((jail.clone(), wanted.with_units(|unit| resolve(unit, &held).names)));
         }
         let from = self.start(journal);
-        journal.read_from(from, jails.iter().map(|(_, wanted)| wanted), &Entry::FIELDS);
+        journal.read_from(from, jails.iter().map(|(_, wanted)| wanted), &Entry::FIELDS, FIELD_BYTES);
         Takers::new(&jails)
     }
 

@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use zerocopy::FromBytes as _;
 
 use super::{
-    FIELD_BYTES, Wanted,
+    Wanted,
     ahead::Ahead,
     format::{self, Data, ENTRY_BYTES_MAX, Entry, Field, HashItem, Header, Id, Object},
     list::{Bytes, List},
@@ -299,7 +299,7 @@ impl File {
     fn field(&mut self, offset: u64, wanted: &Wanted, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
         let damaged = || format!("the field at {offset}");
         if let Some(object) = self.window.object(offset) {
-            let text = text(object, self.bytes.compact, &mut self.text).with_context(damaged)?;
+            let text = text(object, self.bytes.compact, wanted.most, &mut self.text).with_context(damaged)?;
             let (name, value) = parts(text).with_context(damaged)?;
             if wanted.names(name) {
                 each(name, value);
@@ -313,8 +313,9 @@ impl File {
             }
             return Ok(());
         }
-        read_object(&self.bytes, offset, FIELD_BYTES, &mut self.buffer).with_context(damaged)?;
-        let text = text(&self.buffer, self.bytes.compact, &mut self.text).with_context(damaged)?;
+        read_object(&self.bytes, offset, wanted.most, &mut self.buffer).with_context(damaged)?;
+        let text =
+            text(&self.buffer, self.bytes.compact, wanted.most, &mut self.text).with_context(damaged)?;
         let (name, value) = parts(text).with_context(damaged)?;
         if self.known.len() == KNOWN {
             self.known.clear();
@@ -345,7 +346,7 @@ impl File {
                 .with_context(|| format!("the field at {at}"))?;
             let (data, rest) = format::parse::<Data>(&buffer)?;
             if !data.is_compressed() && rest.len() <= Self::PLAIN_BYTES {
-                let (_, value) = parts(text(&buffer, self.bytes.compact, &mut unused)?)?;
+                let (_, value) = parts(text(&buffer, self.bytes.compact, Self::PLAIN_BYTES, &mut unused)?)?;
                 each(data, value);
             }
             at = data.next_field_offset.get();
@@ -403,15 +404,15 @@ fn read_object(bytes: &Bytes, at: u64, most: usize, buffer: &mut Vec<u8>) -> Res
     Ok(())
 }
 
-/// The beginning of the `FIELD=value` of a data object.
-fn text<'a>(object: &'a [u8], compact: bool, into: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+/// The first `most` bytes of the `FIELD=value` of a data object.
+fn text<'a>(object: &'a [u8], compact: bool, most: usize, into: &'a mut Vec<u8>) -> Result<&'a [u8]> {
     let (data, rest) = format::parse::<Data>(object)?;
     let text = rest.get(Data::text_at(compact)..).context("it is too short")?;
     if data.is_compressed() {
-        data.decompress(text, FIELD_BYTES, into)?;
+        data.decompress(text, most, into)?;
         return Ok(into);
     }
-    Ok(&text[..text.len().min(FIELD_BYTES)])
+    Ok(&text[..text.len().min(most)])
 }
 
 fn parts(text: &[u8]) -> Result<(&[u8], &[u8])> {

@@ -36,7 +36,11 @@ pub(super) struct Listed {
 /// # Errors
 /// A folder cannot be read. That it is not there is none.
 pub(super) fn list(files: &Files) -> Result<Vec<Listed>> {
-    let (mut flags, mut namespace) = (files.flags, None);
+    let flags = files.flags;
+    let namespace = match &files.place {
+        Place::Namespace(name) => Some(name.as_str()),
+        Place::Machine | Place::Directory(_) | Place::These(_) => None,
+    };
     let mut listed = Vec::new();
     match &files.place {
         Place::These(_) => {
@@ -50,13 +54,7 @@ pub(super) fn list(files: &Files) -> Result<Vec<Listed>> {
             Wanted { flags, namespace, is_volatile: false }.add(path, true, &mut listed)?;
             return Ok(listed);
         }
-        Place::Directory(_) | Place::Machine => {}
-        // As journalctl(1) takes its `--namespace=`.
-        Place::Namespace(name) if name == "*" => flags |= ALL_NAMESPACES,
-        Place::Namespace(name) => {
-            namespace = Some(name.strip_prefix('+').unwrap_or(name));
-            flags |= if name.starts_with('+') { INCLUDE_DEFAULT_NAMESPACE } else { 0 };
-        }
+        Place::Directory(_) | Place::Machine | Place::Namespace(_) => {}
     }
     let root = match &files.place {
         Place::Directory(root) => root,
@@ -119,6 +117,8 @@ impl Wanted<'_> {
             Some((machine, namespace)) => (machine, Some(namespace)),
             None => (name, None),
         };
+        // `unit_instance_is_valid`, as `log_namespace_name_valid` asks it.
+        let is_name = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c));
         let is_id = |text: &str| {
             matches!(text.len(), 32 | 36) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
         };
@@ -126,7 +126,10 @@ impl Wanted<'_> {
         let is_asked_for = self.flags & ALL_NAMESPACES != 0
             || self.namespace == namespace
             || self.flags & INCLUDE_DEFAULT_NAMESPACE != 0 && namespace.is_none();
-        is_id(machine) && is_asked_for && (self.flags & LOCAL_ONLY == 0 || is_ours())
+        is_id(machine)
+            && namespace.is_none_or(is_name)
+            && is_asked_for
+            && (self.flags & LOCAL_ONLY == 0 || is_ours())
     }
 }
 

@@ -27,8 +27,6 @@ pub use self::location::Location;
 use self::{file::File, format::Id, listing::Listed};
 use super::{files::Files, matching::JournalMatch};
 
-/// Of a field, the rest is cut. Filters look at less.
-const FIELD_BYTES: usize = 16 * 1024;
 /// After how many entries it is looked whether another file has an earlier one by now.
 const TURN: usize = 1024;
 
@@ -55,6 +53,8 @@ impl Start {
 struct Wanted {
     fields: Vec<String>,
     groups: Vec<Vec<(String, String)>>,
+    /// How much of a field, with its name, in bytes.
+    most: usize,
 }
 
 impl Wanted {
@@ -116,8 +116,9 @@ impl Journal {
     /// Opens what is there, to be read from its beginning.
     ///
     /// # Errors
-    /// A folder cannot be read.
+    /// A folder cannot be read, or the flags are none for this place.
     pub fn open(place: &Files) -> Result<Self> {
+        place.check_flags()?;
         let mut journal = Self {
             place: place.clone(),
             wanted: Wanted::default(),
@@ -161,19 +162,20 @@ impl Journal {
     }
 
     /// Reads from `from` on. Only entries that `matches` ask for need to be handed out, others may be; all if there are none.
-    /// Of their fields, `fields` and those that `matches` name.
+    /// Of their fields, `fields` and those that `matches` name, of each its first `most` bytes.
     pub fn read_from<'a>(
         &mut self,
         from: Start,
         matches: impl IntoIterator<Item = &'a JournalMatch>,
         fields: &[&str],
+        most: usize,
     ) {
         let groups: Vec<_> = matches.into_iter().flat_map(|wanted| wanted.groups().iter().cloned()).collect();
         let named = groups.iter().flatten().map(|(field, _)| field.clone());
         let mut fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).chain(named).collect();
         fields.sort();
         fields.dedup();
-        self.wanted = Wanted { fields, groups };
+        self.wanted = Wanted { fields, groups, most };
         (self.from, self.turn, self.last) = (from, None, None);
         self.volatile.clear();
         for file in &mut self.files {
