@@ -197,7 +197,8 @@ pub const LINE_BANS: usize = 4;
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LineTerms {
     /// Up to when it holds, in units of 2^[`Self::SHIFT`] ns of `CLOCK_MONOTONIC`, rounded down; from then on [`BANS`] is
-    /// asked: at once if it is 0, because a line cannot say it, or because the address is allowed. At most [`Self::LAST`], which a permanent ban has.
+    /// asked: at once if it is 0, because a line cannot say it, or because the address is allowed. At most [`Self::LAST`],
+    /// which a permanent ban has.
     pub ends: u32,
     /// The scope's number.
     pub scope: u32,

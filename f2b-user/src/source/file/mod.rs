@@ -281,7 +281,7 @@ impl Log {
 
     /// Whether the path leads to another file now, and nothing is left to read before that.
     fn leads_elsewhere(&self, path: &Path) -> bool {
-        self.behind.is_empty() && fs::metadata(path).is_ok_and(|data| !self.open.position.is_of(&data))
+        self.behind.is_empty() && file_at(path).is_some_and(|file| file != self.open.position.file())
     }
 }
 
@@ -351,16 +351,16 @@ impl Worker {
                     }
                     let stored = self.positions.remove(&source(&path)).and_then(|text| text.parse().ok());
                     let taken = if at_start { None } else { self.take_rotated(&path, &[number])? };
-                    let opens = match stored {
-                        _ if taken.is_some() => Ok(taken.into_iter().collect()),
-                        Some(position) => {
+                    let opens = match (taken, stored) {
+                        (Some(open), _) => Ok([open].into()),
+                        (None, Some(position)) => {
                             let since = (self.replay && at_start).then_some(self.since);
                             let named: Vec<_> = watch.paths.iter().flat_map(LogPath::files).collect();
                             Open::stored(&path, position, since, watch, |file| {
                                 named.iter().any(|named| named == file)
                             })
                         }
-                        None => {
+                        (None, None) => {
                             // What is followed already is read by the name that it had.
                             let start = if self.is_followed(&path) {
                                 Start::End
@@ -449,14 +449,13 @@ impl Worker {
 
     /// Whether the file that a path leads to is followed by another path, or was until it was renamed.
     fn is_followed(&self, path: &Path) -> bool {
-        let file = fs::metadata(path).map(|data| (data.dev(), data.ino()));
-        file.is_ok_and(|file| self.logs.values().any(|log| log.follows(file)))
+        file_at(path).is_some_and(|file| self.logs.values().any(|log| log.follows(file)))
     }
 
     /// Takes over the file that `path` leads to now from the path that led to it before, if both are read for the same
     /// `takers`: it is read on once, from where it was read to.
     fn take_rotated(&mut self, path: &Path, takers: &[usize]) -> Result<Option<Open>, Stopped> {
-        let Ok(file) = fs::metadata(path).map(|data| (data.dev(), data.ino())) else { return Ok(None) };
+        let Some(file) = file_at(path) else { return Ok(None) };
         let follows = |(_, log): &(&PathBuf, &Log)| log.follows(file);
         let Some(before) = self.logs.iter().find(follows).map(|(path, _)| path.clone()) else {
             return Ok(None);
@@ -544,6 +543,11 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// The file that a path leads to.
+fn file_at(path: &Path) -> Option<Id> {
+    fs::metadata(path).map(|data| (data.dev(), data.ino())).ok()
 }
 
 /// The folder in which files of a pattern, or folders that lead to them, come and go.

@@ -47,7 +47,7 @@ impl Ahead {
         }
         let (from, end_at) = (file.offset(begin)?, file.offset(end)?);
         let mut lists = Vec::new();
-        for group in wanted.groups() {
+        for group in &wanted.groups {
             lists.extend(Self::group(file, group)?);
         }
         if count(&lists) > (end - begin) / DENSE {

@@ -10,7 +10,7 @@ use super::{
     Wanted,
     ahead::Ahead,
     format::{self, Data, ENTRY_BYTES_MAX, Entry, Field, HashItem, Header, Id, Object},
-    list::{Bytes, List},
+    list::{Bytes, List, partition_point},
     listing::Listed,
     location::Location,
 };
@@ -118,7 +118,7 @@ impl File {
             // Some are damaged. After the last one of which we know it, then.
             let mut next = 0;
             for number in 0..self.header.n_entries.get() {
-                let Ok(offset) = self.entries.get(&self.bytes, number) else { break };
+                let Ok(offset) = self.offset(number) else { break };
                 if self.location(offset).is_ok_and(|location| is_before(&location)) {
                     next = number + 1;
                 }
@@ -130,13 +130,10 @@ impl File {
     }
 
     fn find(&mut self, is_before: &impl Fn(&Location) -> bool) -> Result<u64> {
-        let (mut low, mut high) = (0, self.header.n_entries.get());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let offset = self.entries.get(&self.bytes, middle)?;
-            if is_before(&self.location(offset)?) { low = middle + 1 } else { high = middle }
-        }
-        Ok(low)
+        partition_point(self.header.n_entries.get(), |number| {
+            let offset = self.offset(number)?;
+            Ok(is_before(&self.location(offset)?))
+        })
     }
 
     pub(super) fn has(&mut self, location: &Location) -> bool {
@@ -189,7 +186,7 @@ impl File {
             return Ok(None);
         }
         self.next += 1;
-        self.entries.get(&self.bytes, self.next - 1).map(Some)
+        self.offset(self.next - 1).map(Some)
     }
 
     /// Whether entries are still to be read, as far as is known.
@@ -223,12 +220,14 @@ impl File {
 
     /// Whether nothing is left to read, and nothing will come.
     pub(super) fn is_over(&mut self) -> bool {
-        if self.has_more() || self.is_damaged || self.header.is_archived() {
-            return !self.has_more();
+        let is_gone = |file: &fs::File| file.metadata().is_ok_and(|data| data.nlink() == 0);
+        if self.has_more() {
+            return false;
         }
-        let is_gone = self.bytes.file.metadata().is_ok_and(|data| data.nlink() == 0);
-        // What was written between our last look and its end counts, too.
-        is_gone && !self.refresh().unwrap_or_default()
+        self.is_damaged
+            || self.header.is_archived()
+            // What was written between our last look and its end counts, too.
+            || is_gone(&self.bytes.file) && !self.refresh().unwrap_or_default()
     }
 
     /// What lies between the entry that was read last and the one at `offset`, if that is little.

@@ -19,6 +19,11 @@ pub(super) struct Bytes {
 }
 
 impl Bytes {
+    /// What an offset in an array takes.
+    fn offset_bytes(&self) -> u64 {
+        if self.compact { 4 } else { 8 }
+    }
+
     /// Replaces `into` by the `length` bytes that begin at `at`, or by less if the file ends there.
     pub(super) fn read(&self, at: u64, length: usize, into: &mut Vec<u8>) -> Result<()> {
         into.resize(length, 0);
@@ -79,7 +84,7 @@ impl List {
         }
         let array = self.array(bytes, number)?;
         let (at, skipped) = (self.arrays[array].at, number - self.arrays[array].begin);
-        let size = if bytes.compact { 4 } else { 8 };
+        let size = bytes.offset_bytes();
         let length = CHUNK.min(self.arrays[array].length - skipped);
         let begin = at.saturating_add(size_of::<EntryArray>() as u64).saturating_add(skipped * size);
         bytes.read(begin, (length * size) as usize, &mut self.buffer)?;
@@ -118,21 +123,25 @@ impl List {
             };
             ensure!(at > before, "the array of entries at {before} is followed by one at {at}");
             let array = head(bytes, at, &mut self.buffer)?;
-            let size = if bytes.compact { 4 } else { 8 };
-            let length = (array.object.size.get() - size_of::<EntryArray>() as u64) / size;
+            let length = (array.object.size.get() - size_of::<EntryArray>() as u64) / bytes.offset_bytes();
             self.arrays.push(Array { at, next: array.next_entry_array_offset.get(), begin, length });
         }
     }
 
     /// How many of the first `length` stand before the entry at `offset`.
     pub(super) fn before(&mut self, bytes: &Bytes, length: u64, offset: u64) -> Result<u64> {
-        let (mut low, mut high) = (0, length);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.get(bytes, middle)? < offset { low = middle + 1 } else { high = middle }
-        }
-        Ok(low)
+        partition_point(length, |number| Ok(self.get(bytes, number)? < offset))
     }
+}
+
+/// How many of the numbers below `length` come first of which `is_before` holds: as that of slices, but it may fail.
+pub(super) fn partition_point(length: u64, mut is_before: impl FnMut(u64) -> Result<bool>) -> Result<u64> {
+    let (mut low, mut high) = (0, length);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_before(middle)? { low = middle + 1 } else { high = middle }
+    }
+    Ok(low)
 }
 
 fn head(bytes: &Bytes, at: u64, buffer: &mut Vec<u8>) -> Result<EntryArray> {

@@ -65,10 +65,6 @@ impl Wanted {
     fn is_all(&self) -> bool {
         self.groups.is_empty()
     }
-
-    fn groups(&self) -> &[Vec<(String, String)>] {
-        &self.groups
-    }
 }
 
 /// What could not be read, and was passed over.
